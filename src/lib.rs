@@ -1,0 +1,13 @@
+//! mpicc-proxy: compile on all ranks of an MPI job.
+//!
+//! **Invariant: a build under mpicc-proxy may be slower, never different.** Objects, dependency files, diagnostics and
+//! exit codes are those of the compiler run alone. Every failure of ours ends in the client running the real driver
+//! itself, with a reason in the log.
+//!
+//! One compile, as data: make's child → the preload library's exec hook → [`client`]: [`driver`] says whether this
+//! command line is a compile → one request over a Unix socket → [`dispatcher`] (MPI rank 0) → a [`worker`] rank runs
+//! the real driver under the preload library, which shows it the head's file tree → outputs, diagnostics and status
+//! travel back → the client publishes the outputs and exits with the compiler's status.
+
+pub mod driver;
+pub mod wire;

@@ -1,0 +1,341 @@
+//! Every message: between client and dispatcher (frames over a Unix socket) and between ranks (MPI messages).
+//! The only file that knows the codec (bincode).
+//!
+//! A message is a head, encoded, and a payload of raw bytes that the codec never touches, so that file contents are
+//! not copied through it:
+//!
+//! ```text
+//! frame on a socket:  u32 head bytes | u32 payload bytes | head | payload      (little endian)
+//! MPI message:        u32 head bytes | head | payload
+//! ```
+//!
+//! Both lengths are checked before anything is allocated, and the codec runs with a limit; a malformed frame closes
+//! its connection and nothing else.
+
+use bincode::Options;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Version of all messages; client, dispatcher and ranks refuse another one.
+pub const VERSION: u32 = 1;
+
+/// Largest head: the environment and command line of one invocation (Linux limits them to 6 MiB together), or the
+/// records predicted for one action.
+pub const HEAD_BYTES_MAX: usize = 32 << 20;
+
+/// Largest payload: one chunk of a file. Small enough that short messages keep flowing between chunks.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// A byte string: argument, path or environment entry. Never text.
+pub type Bytes = Vec<u8>;
+
+/// BLAKE3 of a content, with its length in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest {
+    pub hash: [u8; 32],
+    pub bytes: u64,
+}
+
+impl Digest {
+    pub fn of(content: &[u8]) -> Digest {
+        Digest { hash: *blake3::hash(content).as_bytes(), bytes: content.len() as u64 }
+    }
+
+    /// The name of the content in a host's store.
+    pub fn file_name(&self) -> String {
+        blake3::Hash::from_bytes(self.hash).to_hex().to_string()
+    }
+}
+
+/// One intercepted command, as the client saw it: all that the real driver would have been given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// Absolute path of the driver.
+    pub driver: Bytes,
+    /// The command line; `argv[0]` as the build system wrote it.
+    pub argv: Vec<Bytes>,
+    /// `NAME=value` entries, without the variables of ours and without our entry in `LD_PRELOAD`.
+    pub environment: Vec<Bytes>,
+    /// The working directory, from getcwd(2).
+    pub cwd: Bytes,
+    pub umask: u32,
+    /// Bit n: descriptor n (0 to 2) is a terminal.
+    pub terminals: u32,
+    /// rows, columns, x and y pixels of the terminal on descriptor 0, if it is one.
+    pub window: Option<[u16; 4]>,
+    /// stdout and stderr are the same open file: their order matters to the reader.
+    pub merged_output: bool,
+}
+
+impl Invocation {
+    /// Value of an environment variable.
+    pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
+        self.environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+    }
+}
+
+/// Where bytes of a result belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+    /// The n-th entry of [`ActionResult::outputs`].
+    Output(u32),
+}
+
+/// What happened to one path on the worker, to be repeated on the head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputKind {
+    /// A regular file of `bytes` bytes with permission bits `mode`. `replaces`: the compiler unlinked the old name or
+    /// renamed over it; otherwise it wrote into whatever the name stood for.
+    File {
+        mode: u32,
+        bytes: u64,
+        replaces: bool,
+    },
+    Directory {
+        mode: u32,
+    },
+    Deleted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Absolute path on the head, as the compiler spelled it (joined with the working directory).
+    pub path: Bytes,
+    pub kind: OutputKind,
+}
+
+/// How the driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// The result of an action; contents travelled before it as chunks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionResult {
+    pub exit: Exit,
+    /// In the order in which the compiler first touched them.
+    pub outputs: Vec<Output>,
+    /// user + system CPU of the driver and all below it, from wait4(2).
+    pub cpu_us: u64,
+    /// Questions the compile had to ask the head.
+    pub misses: u64,
+}
+
+/// Client → dispatcher.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToDispatcher {
+    /// First frame of every connection; `version` must be [`VERSION`].
+    Hello { version: u32 },
+    /// Please compile.
+    Compile(Invocation),
+    /// For the statistics: this invocation runs locally. Nothing is answered.
+    Local { reason: String, client_cpu_us: u64 },
+    /// For the statistics: the result was published. Nothing is answered.
+    Published { client_cpu_us: u64 },
+    /// Answered by [`ToClient::Status`].
+    Status,
+    /// End the job; answered by [`ToClient::Stopping`].
+    Stop,
+}
+
+/// Dispatcher → client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToClient {
+    /// The payload belongs to `stream`.
+    Chunk {
+        stream: Stream,
+    },
+    /// The last frame of a remote compile.
+    Done(ActionResult),
+    /// Run the driver yourself.
+    RunLocally {
+        reason: String,
+    },
+    Status(Box<Stats>),
+    Stopping,
+}
+
+/// The numbers of a session, as printed by `--stats` and `status --json`. Times in seconds, sizes in bytes; all
+/// measured (clock, getrusage, wait4), none estimated.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    pub wall_s: f64,
+    pub actions: ActionCounts,
+    /// Why invocations ran locally.
+    pub local_reasons: BTreeMap<String, u64>,
+    pub ranks: Vec<RankStats>,
+    pub dispatcher_cpu_s: f64,
+    pub client_cpu_s: f64,
+    /// CPU of the remote compilers.
+    pub compile_cpu_s: f64,
+    pub bytes_to_workers: u64,
+    pub bytes_from_workers: u64,
+    pub misses: u64,
+    pub retries: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActionCounts {
+    /// Compiled on a rank, with whatever exit status.
+    pub remote: u64,
+    /// Invocations that ran on the head, for the reasons in `local_reasons`.
+    pub local: u64,
+    /// Answered from a cache.
+    pub hit: u64,
+    /// Of `remote`: ended with a status other than 0.
+    pub failed: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankStats {
+    pub rank: i32,
+    pub host: String,
+    pub slots: u32,
+    /// Actions finished on this rank.
+    pub actions: u64,
+    /// CPU of the compilers that ran under this rank.
+    pub cpu_s: f64,
+}
+
+fn codec() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(HEAD_BYTES_MAX as u64)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn encode_head<T: Serialize>(head: &T) -> io::Result<Vec<u8>> {
+    codec().serialize(head).map_err(|e| invalid(format!("cannot encode a message: {e}")))
+}
+
+fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    codec().deserialize(bytes).map_err(|e| invalid(format!("malformed message: {e}")))
+}
+
+/// A frame for a socket.
+///
+/// # Errors
+/// The head exceeds [`HEAD_BYTES_MAX`] or the payload [`PAYLOAD_BYTES_MAX`].
+pub fn frame<T: Serialize>(head: &T, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let head = encode_head(head)?;
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(invalid(format!("a payload of {} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}", payload.len())));
+    }
+    let mut out = Vec::with_capacity(8 + head.len() + payload.len());
+    out.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(payload);
+    Ok(out)
+}
+
+/// Takes one frame off the front of `buffer`, if a whole one is there.
+///
+/// # Errors
+/// The frame announces more than the limits allow, or its head does not decode. The connection must be closed.
+pub fn take_frame<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<(T, Vec<u8>)>> {
+    let Some((lengths, rest)) = buffer.split_first_chunk::<8>() else { return Ok(None) };
+    let [a, b, c, d, e, f, g, h] = *lengths;
+    let head_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
+    let payload_bytes = u32::from_le_bytes([e, f, g, h]) as usize;
+    if head_bytes > HEAD_BYTES_MAX || payload_bytes > PAYLOAD_BYTES_MAX {
+        return Err(invalid(format!("a frame announces {head_bytes} + {payload_bytes} bytes, more than allowed")));
+    }
+    if rest.len() < head_bytes + payload_bytes {
+        return Ok(None);
+    }
+    let head = decode_head(&rest[..head_bytes])?;
+    let payload = rest[head_bytes..head_bytes + payload_bytes].to_vec();
+    buffer.drain(..8 + head_bytes + payload_bytes);
+    Ok(Some((head, payload)))
+}
+
+/// An MPI message.
+///
+/// # Errors
+/// As [`frame`].
+pub fn message<T: Serialize>(head: &T, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let head = encode_head(head)?;
+    let mut out = Vec::with_capacity(4 + head.len() + payload.len());
+    out.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(payload);
+    Ok(out)
+}
+
+/// Splits an MPI message into head and payload.
+///
+/// # Errors
+/// The message is shorter than it says, or its head does not decode.
+pub fn take_message<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<(T, &[u8])> {
+    let short = || invalid(format!("an MPI message of {} bytes is cut short", bytes.len()));
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
+    let head_bytes = u32::from_le_bytes(*length) as usize;
+    if rest.len() < head_bytes {
+        return Err(short());
+    }
+    Ok((decode_head(&rest[..head_bytes])?, &rest[head_bytes..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_arbitrary_splits() {
+        let head = ToClient::RunLocally { reason: "link".into() };
+        let bytes = frame(&head, b"payload").unwrap();
+        let mut buffer = Vec::new();
+        for byte in &bytes[..bytes.len() - 1] {
+            buffer.push(*byte);
+            assert!(take_frame::<ToClient>(&mut buffer).unwrap().is_none());
+        }
+        buffer.push(*bytes.last().unwrap());
+        let (head, payload) = take_frame::<ToClient>(&mut buffer).unwrap().unwrap();
+        assert!(matches!(head, ToClient::RunLocally { reason } if reason == "link"));
+        assert_eq!(payload, b"payload");
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn malformed_frames_are_refused_before_they_are_believed() {
+        let mut huge = vec![0xff; 8];
+        assert!(take_frame::<ToDispatcher>(&mut huge).is_err());
+        let mut garbage = frame(&ToDispatcher::Status, b"").unwrap();
+        garbage[8] = 0xee;
+        assert!(take_frame::<ToDispatcher>(&mut garbage).is_err());
+        // A vector that claims 2^60 elements must fail on the limit, not on memory.
+        let mut bomb = frame(&ToDispatcher::Compile(invocation()), b"").unwrap();
+        bomb[12..20].copy_from_slice(&(1u64 << 60).to_le_bytes());
+        assert!(take_frame::<ToDispatcher>(&mut bomb).is_err());
+    }
+
+    #[test]
+    fn bytes_stay_bytes() {
+        let bytes = message(&invocation(), b"\x00\xff").unwrap();
+        let (back, payload): (Invocation, _) = take_message(&bytes).unwrap();
+        assert_eq!(back, invocation());
+        assert_eq!(payload, b"\x00\xff");
+        assert_eq!(back.variable(b"A"), Some(&b"\xfe"[..]));
+        assert!(take_message::<Invocation>(&bytes[..20]).is_err());
+    }
+
+    fn invocation() -> Invocation {
+        Invocation {
+            driver: b"/usr/bin/gcc".to_vec(),
+            argv: vec![b"gcc".to_vec(), b"\xff.c".to_vec()],
+            environment: vec![b"A=\xfe".to_vec()],
+            cwd: b"/".to_vec(),
+            umask: 0o022,
+            terminals: 0,
+            window: None,
+            merged_output: false,
+        }
+    }
+}
