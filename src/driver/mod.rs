@@ -1,1 +1,2 @@
 //! What a compiler command line means.
+pub mod toolchain;
