@@ -11,5 +11,9 @@
 
 pub mod dispatcher;
 pub mod driver;
+pub mod event;
 pub mod link;
+pub mod rusage;
+pub mod signals;
+pub mod watchdog;
 pub mod wire;

@@ -151,6 +151,8 @@ pub enum ToClient {
     Chunk {
         stream: Stream,
     },
+    /// Forget the chunks so far: the action starts over on another rank.
+    Restart,
     /// The last frame of a remote compile.
     Done(ActionResult),
     /// Run the driver yourself.

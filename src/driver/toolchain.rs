@@ -40,6 +40,11 @@ impl ToolchainKey {
         ToolchainKey { driver: invocation.driver.clone(), variables: DECISIVE.into_iter().map(value).collect() }
     }
 
+    /// Absolute path of the driver.
+    pub fn driver(&self) -> &[u8] {
+        &self.driver
+    }
+
     fn variable(&self, name: &str) -> Option<&OsStr> {
         let (_, value) = self.variables.iter().find(|(known, _)| *known == name)?;
         value.as_deref().map(OsStr::from_bytes)
