@@ -1,1 +1,10 @@
-#![no_std]
+//! `libmpicc-proxy.so`: loaded into make and everything below it, and into remote compilers.
+#![cfg_attr(not(test), no_std)]
+
+mod exec;
+mod hook;
+mod runtime;
+mod sys;
+mod table;
+mod variadic;
+mod vfs;
