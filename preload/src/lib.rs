@@ -1,6 +1,10 @@
+//! `libmpicc-proxy.so`: loaded into make and everything below it, and into remote compilers.
 #![cfg_attr(not(test), no_std)]
-#[cfg(not(test))]
-#[panic_handler]
-fn p(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
+
+mod exec;
+mod hook;
+mod runtime;
+mod sys;
+mod table;
+mod variadic;
+mod vfs;
