@@ -17,3 +17,4 @@ pub mod rusage;
 pub mod signals;
 pub mod watchdog;
 pub mod wire;
+pub mod worker;

@@ -251,6 +251,10 @@ pub enum Want {
 /// Rank 0 → worker rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToRank {
+    /// First message to every rank: the session's name, which its folders on every host carry.
+    Welcome {
+        session: String,
+    },
     /// Answered by [`FromRank::Toolchain`].
     Toolchain {
         id: ToolchainId,

@@ -52,9 +52,7 @@ impl PathBuf {
     /// Appends a digest in lower-case hexadecimal.
     pub fn push_hex(&mut self, digest: &[u8]) -> bool {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        digest.iter().all(|byte| {
-            self.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        })
+        digest.iter().all(|byte| self.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]))
     }
 
     pub fn truncate(&mut self, len: usize) {
@@ -161,7 +159,9 @@ mod tests {
     #[test]
     fn numbers_and_digests() {
         let mut path = PathBuf::new();
-        assert!(path.push(b"/w") && path.push_number(0) && path.push_number(4_294_967_295) && path.push_hex(&[0xa0, 0x0f]));
+        assert!(
+            path.push(b"/w") && path.push_number(0) && path.push_number(4_294_967_295) && path.push_hex(&[0xa0, 0x0f])
+        );
         assert_eq!(path.as_bytes(), b"/w04294967295a00f");
         path.truncate(2);
         assert_eq!(path.as_bytes(), b"/w");

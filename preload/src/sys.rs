@@ -209,9 +209,8 @@ pub fn fstat(fd: c_int) -> Option<libc::stat> {
 /// `path` is NUL-terminated.
 pub unsafe fn open(path: *const c_char, flags: c_int, mode: u32) -> Result<c_int, Errno> {
     // SAFETY: openat reads the path and nothing else.
-    let result = unsafe {
-        call(libc::SYS_openat, libc::AT_FDCWD as usize, path as usize, flags as usize, mode as usize, 0, 0)
-    };
+    let result =
+        unsafe { call(libc::SYS_openat, libc::AT_FDCWD as usize, path as usize, flags as usize, mode as usize, 0, 0) };
     check(result).map(|fd| fd as c_int)
 }
 
@@ -260,7 +259,8 @@ pub fn connect_seqpacket(path: &[u8], lowest: c_int) -> Option<c_int> {
     }
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is involved.
-    let low = check(unsafe { call(libc::SYS_socket, libc::AF_UNIX as usize, kind as usize, 0, 0, 0, 0) }).ok()? as c_int;
+    let low =
+        check(unsafe { call(libc::SYS_socket, libc::AF_UNIX as usize, kind as usize, 0, 0, 0, 0) }).ok()? as c_int;
     // SAFETY: duplicates our own descriptor.
     let high = unsafe { call(libc::SYS_fcntl, low as usize, libc::F_DUPFD_CLOEXEC as usize, lowest as usize, 0, 0, 0) };
     close(low);
@@ -280,8 +280,7 @@ pub fn send_all(fd: c_int, bytes: &[u8]) -> bool {
     loop {
         let flags = libc::MSG_NOSIGNAL as usize;
         // SAFETY: the kernel reads the bytes.
-        let result =
-            unsafe { call(libc::SYS_sendto, fd as usize, bytes.as_ptr() as usize, bytes.len(), flags, 0, 0) };
+        let result = unsafe { call(libc::SYS_sendto, fd as usize, bytes.as_ptr() as usize, bytes.len(), flags, 0, 0) };
         match check(result) {
             Err(libc::EINTR) => {}
             sent => return sent == Ok(bytes.len()),
@@ -293,11 +292,24 @@ pub fn send_all(fd: c_int, bytes: &[u8]) -> bool {
 pub fn receive(fd: c_int, out: &mut [u8]) -> bool {
     loop {
         // SAFETY: the kernel writes within the buffer.
-        let result =
-            unsafe { call(libc::SYS_recvfrom, fd as usize, out.as_mut_ptr() as usize, out.len(), 0, 0, 0) };
+        let result = unsafe { call(libc::SYS_recvfrom, fd as usize, out.as_mut_ptr() as usize, out.len(), 0, 0, 0) };
         match check(result) {
             Err(libc::EINTR) => {}
             received => return received == Ok(out.len()),
         }
     }
+}
+
+/// 64 random bits, for temporary names.
+pub fn random() -> u64 {
+    let mut bits = [0u8; 8];
+    // SAFETY: the kernel writes within the buffer.
+    unsafe { call(libc::SYS_getrandom, bits.as_mut_ptr() as usize, bits.len(), 0, 0, 0, 0) };
+    u64::from_ne_bytes(bits)
+}
+
+/// The kernel kills this process when its parent ends: no compiler outlives its rank.
+pub fn die_with_parent() {
+    // SAFETY: changes this process's own attribute.
+    unsafe { call(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0, 0) };
 }

@@ -23,10 +23,9 @@ const SHARED_MEMORY: &[u8] = b"/dev/shm";
 /// Maps table and page. `false`: something does not fit; the process then runs without the tree, which the rank
 /// notices by the missing activation.
 pub fn start() -> bool {
-    let (Some(table), Some(page)) = (
-        sys::map_shared(TABLE_FD, TABLE_BYTES, false),
-        sys::map_shared(TASK_FD, PAGE_BYTES, true),
-    ) else {
+    let (Some(table), Some(page)) =
+        (sys::map_shared(TABLE_FD, TABLE_BYTES, false), sys::map_shared(TASK_FD, PAGE_BYTES, true))
+    else {
         return false;
     };
     // SAFETY: both mappings have the full length and start with the version fields.

@@ -4,7 +4,7 @@
 use crate::dispatcher::queue::Rank;
 use crate::event::{Backoff, CAP_BUSY, Interest};
 use crate::link::Link;
-use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId};
+use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId, ToRank};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsRawFd;
@@ -41,6 +41,10 @@ impl Ranks {
                 "the MPI job has one rank, and rank 0 does not compile; start it with `mpiexec -n N` and N at least 2 \
                  (or the launcher does not fit the MPI library: every rank then believes to be alone)"
             );
+        }
+        let session = format!("{:08x}{:08x}", std::process::id(), unix_time_s() as u32);
+        for rank in 1..link.size() {
+            link.send(rank, wire::message(&ToRank::Welcome { session: session.clone() }, &[])?)?;
         }
         let mut ranks = BTreeMap::new();
         let mut backoff = Backoff::default();
@@ -149,6 +153,10 @@ impl Ranks {
         };
         self.ranks.iter().map(stats).collect()
     }
+}
+
+fn unix_time_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Slots of each rank: what `--slots` says, else its share of the CPUs it may use. Ranks of one host that may use the
