@@ -9,5 +9,8 @@
 //! the real driver under the preload library, which shows it the head's file tree → outputs, diagnostics and status
 //! travel back → the client publishes the outputs and exits with the compiler's status.
 
+pub mod connection;
 pub mod driver;
+pub mod launcher;
+pub mod paths;
 pub mod wire;
