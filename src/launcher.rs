@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn allocations() {
-        let table: [(&[(&str, &str)], u32, Option<&str>); 14] = [
+        type Row = (&'static [(&'static str, &'static str)], u32, Option<&'static str>);
+        let table: [Row; 14] = [
             (&[], 1, None),
             (&[("SLURM_JOB_NUM_NODES", "3"), ("SLURM_NNODES", "2")], 3, None),
             (&[("SLURM_NNODES", "2")], 2, None),
