@@ -6,6 +6,7 @@
 use nix::poll::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 const SHORTEST: Duration = Duration::from_micros(20);
@@ -97,12 +98,23 @@ impl<T: Copy> Interest<T> {
     }
 }
 
+/// A stream that becomes readable when one of `signals` arrives.
+///
+/// # Errors
+/// A handler cannot be installed.
+pub fn signal_stream(signals: &[i32]) -> io::Result<UnixStream> {
+    let (reader, writer) = UnixStream::pair()?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
+    }
+    Ok(reader)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
 
     #[test]
     fn waiting_grows_up_to_its_cap_and_starts_over() {

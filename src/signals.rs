@@ -1,16 +1,152 @@
-//! Signals as a readable descriptor, for event loops.
+//! Signals as something to wait for, and the signal state that a child must inherit as if we had not been there.
+//!
+//! The signals that `run` acts on are blocked and read from a descriptor; no handler ever runs. What the user set to
+//! "ignore" (nohup) stays alone.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::cell::Cell;
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// A stream that becomes readable when one of `signals` arrives.
-///
-/// # Errors
-/// A handler cannot be installed.
-pub fn pipe(signals: &[i32]) -> io::Result<UnixStream> {
-    let (reader, writer) = UnixStream::pair()?;
-    for signal in signals {
-        signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
+/// The signals that end a session early or must not end it.
+const WATCHED: [Signal; 5] = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// `si_code` of a signal that the kernel made: Ctrl-C, Ctrl-\ or the terminal's hang-up. It reached the whole
+/// foreground group, so the command has it already.
+const SI_KERNEL: i32 = 0x80;
+
+/// One signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub signal: Signal,
+    pub by_terminal: bool,
+}
+
+/// Watches [`WATCHED`] from its making to the end of the process.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+    /// The mask we were started with.
+    inherited: SigSet,
+    asked_to_end: Cell<Option<Signal>>,
+}
+
+impl Signals {
+    /// Blocks the signals and starts to watch. Call it before the first child and the first thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn watch() -> io::Result<Signals> {
+        let watched: SigSet = WATCHED.into_iter().filter(|signal| !is_ignored(*signal)).collect();
+        let mut inherited = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&watched), Some(&mut inherited))?;
+        let descriptor = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Signals { descriptor, inherited, asked_to_end: Cell::new(None) })
     }
-    Ok(reader)
+
+    /// Waits for signals, not for longer than until `deadline`, and returns all that are there.
+    ///
+    /// # Errors
+    /// The kernel refuses to poll or read; nothing sensible can follow.
+    pub fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<Arrived>> {
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut arrived = Vec::new();
+        while let Some(info) = self.descriptor.read_signal()? {
+            let signal = Signal::try_from(info.ssi_signo as i32)?;
+            if signal != Signal::SIGCHLD {
+                self.asked_to_end.set(Some(signal));
+            }
+            arrived.push(Arrived { signal, by_terminal: info.ssi_code == SI_KERNEL });
+        }
+        Ok(arrived)
+    }
+
+    /// The last signal so far that asked this process to end.
+    pub fn asked_to_end(&self) -> Option<Signal> {
+        self.asked_to_end.get()
+    }
+
+    /// Waits for a child, not for longer than until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Signals::wait`].
+    pub fn wait_for(&self, child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            self.wait(Some(deadline))?;
+        }
+    }
+
+    /// Has a command start with the signal state that we were started with.
+    pub fn hide_from(&self, command: &mut Command) {
+        let inherited = self.inherited;
+        // SAFETY: the closure makes async-signal-safe calls only, and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                sigprocmask(SigmaskHow::SIG_SETMASK, Some(&inherited), None)?;
+                restore_sigpipe();
+                Ok(())
+            });
+        }
+    }
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: a null new action only asks, and an all-zero sigaction is a valid place for the answer.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Whether we were started with SIGPIPE ignored, noted before Rust's start-up code ignores it for itself.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_sigpipe() {
+    SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+}
+
+// SAFETY: .init_array is a list of functions that the C library calls once, before main.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+
+/// Gives SIGPIPE back the disposition that this process was started with. Rust ignores it in its own programs and sets
+/// it to the default in what they execute, but a build started with it ignored must stay so. Async-signal-safe.
+fn restore_sigpipe() {
+    let disposition = if SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither disposition is a function of ours.
+    unsafe { libc::signal(libc::SIGPIPE, disposition) };
+}
+
+/// Becomes the command, with the signal state that this process was started with. Returns only if that fails.
+pub fn exec(command: &mut Command) -> io::Error {
+    // SAFETY: the closure makes async-signal-safe calls only, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            restore_sigpipe();
+            Ok(())
+        });
+    }
+    command.exec()
 }

@@ -1,1 +1,7 @@
-fn main() {}
+//! The user's command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mpicc_proxy::cli::main(std::env::args_os().collect()).into()
+}

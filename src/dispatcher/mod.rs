@@ -76,7 +76,7 @@ struct Dispatcher {
 /// # Errors
 /// The socket cannot be made, or MPI fails.
 pub fn run(mut link: Link, options: &Options) -> Result<()> {
-    let signals = crate::signals::pipe(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     let Some(ranks) = Ranks::assemble(&mut link, &signals)? else { return Ok(()) };
     let clients = Clients::listen(&options.socket)?;
     let mut queue = Queue::default();

@@ -86,7 +86,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
     if !options.library.is_file() {
         bail!("the preload library {} is missing; install it beside the programs", options.library.display());
     }
-    let signals = crate::signals::pipe(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     link.send(0, wire::message(&FromRank::Hello(own_facts(&options)?), &[])?)?;
     let Some(session) = welcome(&mut link, &signals)? else { return Ok(()) };
     let store = Store::open(&session, link.rank()).context("this host offers no place for the content store")?;

@@ -1,0 +1,246 @@
+//! One `mpicc-proxy run`: start the ranks, run the command under the preload library, stop the ranks, say what
+//! happened. It does not know how a compile works; it talks to the dispatcher as any client does.
+//!
+//! # Who gets which signal
+//! The command stays in our process group, so the terminal's signals reach it directly and we only have to outlive
+//! them. The ranks are in a session of their own: neither Ctrl-C nor a closing terminal touches them before the
+//! command has ended. If we are killed outright, the kernel ends the launcher (PR_SET_PDEATHSIG), and ranks end with
+//! their launcher.
+
+use crate::connection::Connection;
+use crate::environment::{self, Change};
+use crate::error::{Failure, exit};
+use crate::launcher::Choice;
+use crate::paths::{self, Installation};
+use crate::ranks::Ranks;
+use crate::signals::Signals;
+use crate::status;
+use crate::wire::Stats;
+use mpicc_proxy_abi as abi;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// How long the dispatcher may take to answer a question while the command runs. Its loop turns every few ms.
+const SNAPSHOT_TIMEOUT_S: u64 = 1;
+/// The numbers are asked for after this time, then after twice, four times ... up to the maximum: should the
+/// dispatcher die, the last ones are what is known.
+const SNAPSHOT_INTERVAL_S: u64 = 1;
+const SNAPSHOT_INTERVAL_S_MAX: u64 = 8;
+/// How long the dispatcher may take for its last numbers and to hear that it should end.
+const FAREWELL_TIMEOUT_S: u64 = 5;
+/// How long the ranks may take to end: workers kill their compilers, MPI_Finalize synchronises all hosts.
+const STOP_TIMEOUT_S: u64 = 10;
+
+/// Options of `mpicc-proxy run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Worker ranks to start [default: one per host of the allocation; outside any, one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub workers: Option<u32>,
+
+    /// Compiles that one worker runs at a time [default: the CPUs it may use]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub slots: Option<u32>,
+
+    /// What starts the ranks
+    #[arg(long, value_enum, default_value_t, value_name = "LAUNCHER")]
+    pub launcher: Choice,
+
+    /// Start each worker rank through this command (a container, a namespace, numactl)
+    #[arg(long, value_name = "'CMD ARGS'")]
+    pub wrap_worker: Option<OsString>,
+
+    /// Write the numbers of the session to FILE, as one JSON object
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+
+    /// The build command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Runs a session; returns the exit status of the command.
+///
+/// # Errors
+/// The command was not run, for the reason in the sentence.
+pub fn run(options: &Options) -> Result<u8, Failure> {
+    let signals = Signals::watch().map_err(|e| Failure::no_ranks(format!("cannot watch for signals: {e}")))?;
+    let name = &options.command[0];
+    // Before the ranks: a typo should not cost a second and a screen of output.
+    paths::find_command(name, std::env::var_os("PATH").as_deref(), |_| true)
+        .map_err(|why| Failure::command(name, why))?;
+    let stats_file = options.stats.as_deref().map(StatsFile::create).transpose()?;
+
+    if environment::variable(abi::env::SWITCH).is_some_and(|value| abi::env::is_off(value.as_bytes())) {
+        let start = Instant::now();
+        let ended = run_command(&signals, &options.command, &[], |_| None)?;
+        let nothing = Stats { wall_s: start.elapsed().as_secs_f64(), ..Stats::default() };
+        conclude(stats_file, &nothing, true, "switched off (MPICC_PROXY=off), so everything ran locally");
+        return Ok(exit_status(ended));
+    }
+
+    let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
+    let library = installation.library().map_err(Failure::no_ranks)?;
+    let mut ranks = Ranks::start(options, &installation, &signals)?;
+    let changes = environment::of_command(
+        environment::variable(abi::env::LD_PRELOAD).as_deref().map(OsStrExt::as_bytes),
+        library.as_os_str().as_bytes(),
+        ranks.socket.as_os_str().as_bytes(),
+    );
+    let mut watch = Watch::start(&ranks.socket);
+    let ended = match run_command(&signals, &options.command, &changes, |now| Some(watch.look(now))) {
+        Ok(ended) => ended,
+        Err(failure) => {
+            ranks.end(&signals, Duration::ZERO);
+            return Err(failure);
+        }
+    };
+    let wall_s = watch.start.elapsed().as_secs_f64();
+    match watch.finish() {
+        Ok(stats) => {
+            ranks.end(&signals, Duration::from_secs(STOP_TIMEOUT_S));
+            conclude(stats_file, &Stats { wall_s, ..stats.clone() }, true, &status::summary(&stats));
+        }
+        Err(error) => {
+            let cause = ranks.cause_of_loss(&error);
+            ranks.end(&signals, Duration::ZERO);
+            let sentence = status::trouble(watch.known.as_ref(), &cause, &ranks.keep_log());
+            let stats = watch.known.map(|(stats, _)| stats).unwrap_or_default();
+            conclude(stats_file, &Stats { wall_s, ..stats }, false, &sentence);
+        }
+    }
+    Ok(exit_status(ended))
+}
+
+/// The command's status, as a shell reports it.
+fn exit_status(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => exit::SIGNAL_BASE.wrapping_add(signal as u8),
+        (None, None) => exit::NOT_EXECUTABLE,
+    }
+}
+
+/// The last things a session does: the file of `--stats`, and one line.
+fn conclude(stats_file: Option<StatsFile>, stats: &Stats, complete: bool, sentence: &str) {
+    let unwritten = stats_file.and_then(|file| file.write(stats, complete).err()).unwrap_or_default();
+    // Whatever stderr is by now, a build that succeeded must not fail over it.
+    let _ = writeln!(io::stderr(), "mpicc-proxy: {sentence}{unwritten}");
+}
+
+/// The file of `--stats`, opened before anything is done so that a wrong path is found at once.
+struct StatsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StatsFile {
+    fn create(path: &Path) -> Result<StatsFile, Failure> {
+        let file = File::create(path).map_err(|e| {
+            Failure::new(exit::CANNOT_CREATE, format!("cannot write the statistics to {}: {e}", path.display()))
+        })?;
+        Ok(StatsFile { path: path.into(), file })
+    }
+
+    /// The error is an appendix to the session's sentence.
+    fn write(mut self, stats: &Stats, complete: bool) -> Result<(), String> {
+        let text = format!("{:#}\n", status::json(stats, complete));
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|e| format!("; cannot write the statistics to {}: {e}", self.path.display()))
+    }
+}
+
+/// Runs the command to its end. `tick` is called whenever something happened or the moment it gave has come.
+fn run_command(
+    signals: &Signals,
+    words: &[OsString],
+    changes: &[Change],
+    mut tick: impl FnMut(Instant) -> Option<Instant>,
+) -> Result<ExitStatus, Failure> {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    environment::apply(&mut command, changes);
+    signals.hide_from(&mut command);
+    let mut child = command.spawn().map_err(|e| Failure::execution(&words[0], &e))?;
+    let pid = Pid::from_raw(child.id() as i32);
+    let broken = |e: io::Error| Failure::new(exit::NO_RANKS, format!("cannot wait for {}: {e}", words[0].display()));
+    loop {
+        if let Some(status) = child.try_wait().map_err(broken)? {
+            return Ok(status);
+        }
+        let next = tick(Instant::now());
+        for arrived in signals.wait(next).map_err(broken)? {
+            if matches!(arrived.signal, Signal::SIGTERM | Signal::SIGHUP) && !arrived.by_terminal {
+                // Cannot hit a stranger: the child is not reaped yet. It may have ended, and then nothing happens.
+                let _ = kill(pid, arrived.signal);
+            }
+        }
+    }
+}
+
+/// Asks for the numbers now and then, so that something is known if the dispatcher dies.
+struct Watch {
+    start: Instant,
+    socket: PathBuf,
+    connection: Option<Connection>,
+    known: Option<(Stats, Duration)>,
+    next: Instant,
+    interval_s: u64,
+}
+
+impl Watch {
+    fn start(socket: &Path) -> Watch {
+        let start = Instant::now();
+        let next = start + Duration::from_secs(SNAPSHOT_INTERVAL_S);
+        let socket = socket.to_path_buf();
+        Watch { start, socket, connection: None, known: None, next, interval_s: SNAPSHOT_INTERVAL_S }
+    }
+
+    /// Looks if it is time; returns when it will be time again.
+    fn look(&mut self, now: Instant) -> Instant {
+        if now >= self.next {
+            // A failure may pass; the one that counts is that of the last question.
+            let _ = self.ask(SNAPSHOT_TIMEOUT_S);
+            self.interval_s = (2 * self.interval_s).min(SNAPSHOT_INTERVAL_S_MAX);
+            self.next = Instant::now() + Duration::from_secs(self.interval_s);
+        }
+        self.next
+    }
+
+    fn ask(&mut self, timeout_s: u64) -> io::Result<Stats> {
+        let deadline = Instant::now() + Duration::from_secs(timeout_s);
+        let kept = self.connection.take().and_then(|mut connection| {
+            let stats = status::fetch(&mut connection, deadline).ok()?;
+            Some((connection, stats))
+        });
+        let (connection, stats) = match kept {
+            Some(kept) => kept,
+            None => {
+                let mut connection = Connection::open(&self.socket)?;
+                let stats = status::fetch(&mut connection, deadline)?;
+                (connection, stats)
+            }
+        };
+        self.known = Some((stats.clone(), self.start.elapsed()));
+        self.connection = Some(connection);
+        Ok(stats)
+    }
+
+    /// The final numbers, and the dispatcher is told to end.
+    fn finish(&mut self) -> io::Result<Stats> {
+        let stats = self.ask(FAREWELL_TIMEOUT_S)?;
+        if let Some(connection) = &mut self.connection {
+            // If it does not hear, its launcher is ended a moment later.
+            let _ = status::stop(connection, Instant::now() + Duration::from_secs(FAREWELL_TIMEOUT_S));
+        }
+        Ok(stats)
+    }
+}

@@ -1,0 +1,205 @@
+//! The numbers of a session, fetched and put into words: the summary line of `run`, the table of `status`, the JSON
+//! object of both. It measures nothing.
+
+use crate::connection::Connection;
+use crate::wire::{Stats, ToClient, ToDispatcher};
+use std::fmt::Write;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How many reasons the summary line names; the JSON object has all.
+const REASONS_MAX: usize = 4;
+
+/// Asks the dispatcher for its numbers.
+///
+/// # Errors
+/// Those of [`Connection`]; `InvalidData` when it answers something else.
+pub fn fetch(connection: &mut Connection, deadline: Instant) -> io::Result<Stats> {
+    connection.send(&ToDispatcher::Status)?;
+    match connection.receive_by(deadline)?.0 {
+        ToClient::Status(stats) => Ok(*stats),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the dispatcher answered something else than its status")),
+    }
+}
+
+/// Asks the dispatcher to end, and waits until it has heard.
+///
+/// # Errors
+/// Those of [`Connection`], but not that it hangs up: that is what was asked for.
+pub fn stop(connection: &mut Connection, deadline: Instant) -> io::Result<()> {
+    connection.send(&ToDispatcher::Stop)?;
+    loop {
+        match connection.receive_by(deadline) {
+            Ok((ToClient::Stopping, _)) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// One object with all fields of [`Stats`], and `complete`: false when the dispatcher was lost and the counts end
+/// before the build did.
+pub fn json(stats: &Stats, complete: bool) -> serde_json::Value {
+    let mut object = serde_json::to_value(stats).expect("Stats are numbers and strings");
+    object["complete"] = complete.into();
+    object
+}
+
+fn count(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+fn workers(stats: &Stats) -> u64 {
+    stats.ranks.iter().filter(|rank| rank.slots > 0).count() as u64
+}
+
+/// `3 local (link 2, query 1)`
+fn locals(stats: &Stats) -> String {
+    let mut reasons: Vec<(&String, u64)> = stats.local_reasons.iter().map(|(reason, n)| (reason, *n)).collect();
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let mut named: Vec<String> = reasons.iter().take(REASONS_MAX).map(|(reason, n)| format!("{reason} {n}")).collect();
+    let others: u64 = reasons.iter().skip(REASONS_MAX).map(|(_, n)| n).sum();
+    if others > 0 {
+        named.push(format!("other {others}"));
+    }
+    let reasons = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    format!("{} local{reasons}", stats.actions.local)
+}
+
+/// What went where, as the middle of a sentence.
+fn outcome(stats: &Stats) -> String {
+    let remote = format!("{} on {}", count(stats.actions.remote, "compile"), count(workers(stats), "rank"));
+    let failed = if stats.actions.failed > 0 { format!(" ({} failed)", stats.actions.failed) } else { String::new() };
+    let hit = if stats.actions.hit > 0 { format!(", {} from the cache", stats.actions.hit) } else { String::new() };
+    format!("{remote}{failed}{hit}, {}", locals(stats))
+}
+
+/// The line that ends a session in which nothing went wrong.
+pub fn summary(stats: &Stats) -> String {
+    format!("{}, {:.1} s of compiler CPU remote", outcome(stats), stats.compile_cpu_s)
+}
+
+/// The line that ends a session whose dispatcher was lost. `known`: the last numbers it gave, and how long after the
+/// start of the build. `cause`: how the loss showed. `log`: what the ranks and their launcher wrote.
+pub fn trouble(known: Option<&(Stats, Duration)>, cause: &str, log: &str) -> String {
+    let figures = match known {
+        Some((stats, at)) => format!("known up to {:.1} s: {}", at.as_secs_f64(), outcome(stats)),
+        None => "it gave no figures before".into(),
+    };
+    format!("the dispatcher was lost ({cause}), so compiles ran locally from then on; {figures}; see {log}")
+}
+
+/// What `mpicc-proxy status` prints.
+pub fn table(stats: &Stats) -> String {
+    let mut text = format!(
+        "up {:.1} s: {}\nCPU: {:.1} s compilers, {:.2} s dispatcher, {:.2} s clients\n\
+         bytes: {} to workers, {} from workers; {}, {}\n",
+        stats.wall_s,
+        outcome(stats),
+        stats.compile_cpu_s,
+        stats.dispatcher_cpu_s,
+        stats.client_cpu_s,
+        stats.bytes_to_workers,
+        stats.bytes_from_workers,
+        match stats.misses {
+            1 => "1 miss".into(),
+            n => format!("{n} misses"),
+        },
+        match stats.retries {
+            1 => "1 retry".into(),
+            n => format!("{n} retries"),
+        },
+    );
+    let host_width = stats.ranks.iter().map(|rank| rank.host.chars().count()).max().unwrap_or(0).max(4);
+    let _ = writeln!(text, "{:>4}  {:host_width$}  {:>5}  {:>7}  {:>9}", "rank", "host", "slots", "actions", "cpu_s");
+    for rank in &stats.ranks {
+        let _ = writeln!(
+            text,
+            "{:>4}  {:host_width$}  {:>5}  {:>7}  {:>9.1}",
+            rank.rank, rank.host, rank.slots, rank.actions, rank.cpu_s
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ActionCounts, RankStats};
+
+    fn stats() -> Stats {
+        let rank = |rank, slots| RankStats { rank, host: "alpha".into(), slots, actions: 17, cpu_s: 6.0 };
+        Stats {
+            wall_s: 3.5,
+            actions: ActionCounts { remote: 34, local: 3, hit: 0, failed: 0 },
+            local_reasons: [("query".to_string(), 1), ("link".to_string(), 2)].into(),
+            ranks: vec![rank(1, 2), rank(2, 2)],
+            compile_cpu_s: 12.34,
+            ..Stats::default()
+        }
+    }
+
+    #[test]
+    fn summaries() {
+        assert_eq!(
+            summary(&stats()),
+            "34 compiles on 2 ranks, 3 local (link 2, query 1), 12.3 s of compiler CPU remote"
+        );
+        let mut one = stats();
+        one.actions = ActionCounts { remote: 1, local: 21, hit: 4, failed: 1 };
+        one.ranks.truncate(1);
+        one.local_reasons = (1..=6).map(|n| (format!("r{n}"), n)).collect();
+        assert_eq!(
+            summary(&one),
+            "1 compile on 1 rank (1 failed), 4 from the cache, 21 local (r6 6, r5 5, r4 4, r3 3, other 3), 12.3 s of \
+             compiler CPU remote"
+        );
+        assert_eq!(summary(&Stats::default()), "0 compiles on 0 ranks, 0 local, 0.0 s of compiler CPU remote");
+    }
+
+    #[test]
+    fn trouble_is_one_sentence() {
+        let known = (stats(), Duration::from_millis(2500));
+        assert_eq!(
+            trouble(Some(&known), "mpiexec ended with exit status 137", "/tmp/x/log"),
+            "the dispatcher was lost (mpiexec ended with exit status 137), so compiles ran locally from then on; known \
+             up to 2.5 s: 34 compiles on 2 ranks, 3 local (link 2, query 1); see /tmp/x/log"
+        );
+        assert!(trouble(None, "x", "/log").contains("no figures"));
+    }
+
+    #[test]
+    fn the_object_has_the_documented_fields() {
+        let object = json(&stats(), true);
+        for field in [
+            "wall_s",
+            "actions",
+            "local_reasons",
+            "ranks",
+            "dispatcher_cpu_s",
+            "client_cpu_s",
+            "compile_cpu_s",
+            "bytes_to_workers",
+            "bytes_from_workers",
+            "misses",
+            "retries",
+        ] {
+            assert!(!object[field].is_null(), "{field}");
+        }
+        assert_eq!(object["actions"]["remote"], 34);
+        assert_eq!(object["ranks"][1]["cpu_s"], 6.0);
+        assert_eq!(object["complete"], true);
+        // Nothing is lost on the way through JSON.
+        assert_eq!(serde_json::from_value::<Stats>(object).unwrap(), stats());
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let text = table(&stats());
+        let rows: Vec<&str> = text.lines().collect();
+        assert_eq!(rows[0], "up 3.5 s: 34 compiles on 2 ranks, 3 local (link 2, query 1)");
+        assert_eq!(rows[3], "rank  host   slots  actions      cpu_s");
+        assert_eq!(rows[4], "   1  alpha      2       17        6.0");
+    }
+}
