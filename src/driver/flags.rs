@@ -121,7 +121,7 @@ pub static DRIVER: &[Row] = &[
     row(JoinedOrSeparate, Either, Fine, &["-iquote", "-isystem", "-idirafter", "-isysroot"]),
     row(JoinedOrSeparate, Either, Fine, &["-iprefix", "-iwithprefix", "-iwithprefixbefore"]),
     row(JoinedOrSeparate, Either, Reads, &["-include", "-imacros"]),
-    row(JoinedOrSeparate, Clang, Fine, &["-isystem-after", "-cxx-isystem", "-stdlib++-isystem", "-iframework"]),
+    row(JoinedOrSeparate, Clang, Fine, &["-isystem-after", "-cxx-isystem", "-stdlib++-isystem"]),
     row(Separate, Either, Fine, &["--define-macro", "--undefine-macro", "--assert", "--include-directory"]),
     row(Separate, Either, Fine, &["--include-directory-after", "--include-prefix", "--include-with-prefix"]),
     row(Separate, Either, Fine, &["--include-with-prefix-after", "--include-with-prefix-before", "--sysroot"]),
@@ -131,8 +131,13 @@ pub static DRIVER: &[Row] = &[
     row(Joined, Either, Fine, &["--include-with-prefix-after=", "--include-with-prefix-before=", "--sysroot="]),
     row(Joined, Either, Reads, &["--include=", "--imacros="]),
     row(Alone, Either, Fine, &["-P", "-C", "-CC", "-H", "-undef", "-nostdinc", "-nostdinc++", "-trigraphs"]),
-    row(Alone, Either, Fine, &["--comments", "--comments-in-macros", "--no-line-commands", "--trace-includes"]),
-    row(Alone, Either, Fine, &["--no-standard-includes", "--trigraphs", "-traditional-cpp", "--traditional-cpp"]),
+    row(Alone, Either, Fine, &["--comments", "--comments-in-macros", "--include-barrier", "--trace-includes"]),
+    row(
+        Alone,
+        Either,
+        Fine,
+        &["--no-line-commands", "--no-standard-includes", "--trigraphs", "-traditional-cpp", "--traditional-cpp"],
+    ),
     row(Alone, Either, Fine, &["-traditional", "-dA", "-dD", "-dI", "-dM", "-dN", "-dP", "-dU", "-da", "-dp", "-dx"]),
     row(Alone, Gnu, Fine, &["-remap"]),
     row(Alone, Clang, Fine, &["-nobuiltininc", "-ibuiltininc"]),
@@ -203,13 +208,15 @@ pub static DRIVER: &[Row] = &[
     row(Joined, Either, Local(Cause::Profile), &["-fprofile", "-fauto-profile", "-ftest-coverage"]),
     row(Joined, Either, Local(Cause::Profile), &["-fcondition-coverage", "-fpath-coverage", "-fcoverage-"]),
     row(Joined, Clang, Local(Cause::Profile), &["-fcs-profile-", "-fmemory-profile", "-fcreate-profile"]),
-    row(Joined, Either, Local(Cause::Offload), &["-foffload", "-fopenmp-targets", "--offload"]),
+    row(Joined, Either, Local(Cause::Offload), &["-foffload", "-fopenmp-targets", "-fsycl", "--offload"]),
     // --- What differs from run to run ---
     row(Joined, Either, Local(Cause::Timing), &["-ftime-", "-fmem-report", "-save-stats", "--save-stats"]),
     row(Alone, Either, Local(Cause::Timing), &["-time"]),
     row(Joined, Clang, Local(Cause::Timing), &["-fproc-stat-report"]),
     row(Joined, Gnu, Local(Cause::Timing), &["-time=", "-fpre-ipa-mem-report", "-fpost-ipa-mem-report", "-fstats"]),
     row(Alone, Gnu, Local(Cause::Timing), &["-Q"]),
+    // GCC writes the parameters that it derived from the size of this host's memory into the assembly.
+    row(Alone, Either, Local(Cause::HostMemory), &["-fverbose-asm"]),
     row(Joined, Either, Report, &["-fdump-", "-fopt-info", "-foptimization-record-file="]),
     // --- Assembler ---
     row(Joined, Either, Assembler, &["-Wa,"]),
@@ -246,7 +253,8 @@ pub static PREPROCESSOR: &[Row] = &[
     row(Joined, Either, Fine, &["-W"]),
 ];
 
-/// What may follow `-Wa,` and `-Xassembler`. Not the listings of `-a`, which carry the time of day.
+/// What may follow `-Wa,` and `-Xassembler`. Not the listings of `-a`, which carry the time of day, nor `--MD`, which
+/// tells the name of the driver's temporary file.
 pub static ASSEMBLER: &[Row] = &[
     row(Alone, Either, Fine, &["--noexecstack", "--execstack", "--fatal-warnings", "--warn", "--no-warn", "-W"]),
     row(Alone, Either, Fine, &["--32", "--64", "--x32", "-g", "--gen-debug", "-L", "--keep-locals", "-R", "--divide"]),
@@ -255,7 +263,6 @@ pub static ASSEMBLER: &[Row] = &[
     row(Joined, Either, Fine, &["-m", "--generate-missing-build-notes="]),
     row(JoinedOrSeparate, Either, Fine, &["-I"]),
     row(Separate, Either, Fine, &["--defsym", "-defsym"]),
-    row(Separate, Either, Writes, &["--MD"]),
 ];
 
 /// What may follow `-Xclang`.

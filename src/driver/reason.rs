@@ -56,6 +56,7 @@ causes! {
 
     // What depends on this host or on more than files.
     MarchNative = "march-native", "an option means the processor of this host";
+    HostMemory = "host-memory", "the compiler would write down what it derived from this host's memory";
     ToolchainSearch = "toolchain-search", "an option changes where the driver looks for its parts";
     Specs = "specs", "an option changes the driver's own configuration";
     Wrapper = "wrapper", "an option runs the compiler under another program";

@@ -147,6 +147,8 @@ fn compiles_that_stay_here() {
         ("gcc -v -c a.c", "verbose -v"),
         ("gcc -ftime-report -c a.c", "timing -ftime-report"),
         ("gcc -Wa,-adhln=a.lst -c a.c", "unknown-option -adhln=a.lst"),
+        ("gcc -Wa,--MD,a.d -c a.c", "unknown-option --MD"),
+        ("gcc -S -fverbose-asm a.c", "host-memory -fverbose-asm"),
         ("gcc -Wp,-frob -c a.c", "unknown-option -frob"),
         ("gcc @missing", "unreadable-response-file missing"),
         ("gcc @odd", "ambiguous-response-file odd"),
@@ -178,8 +180,8 @@ fn real_command_lines() {
         "clang++ -MMD -MF a.o.d -fno-delete-null-pointer-checks -fcolor-diagnostics --target=x86_64-linux-gnu \
          -fcrash-diagnostics-dir=crash -gsplit-dwarf -ggnu-pubnames -fuse-ctor-homing -Xclang -fdebug-pass-structure \
          --sysroot=/s -Wno-builtin-macro-redefined -D__DATE__= -nostdinc++ -isystem/l -c a.cc -o a.o",
-        // GNU as, with dependencies of its own
-        "gcc -c -Wa,--noexecstack -Wa,-I,inc -Wa,--defsym,X=1 -Wa,--MD,a.d -Xassembler -mrelax-relocations=no a.S",
+        // GNU as
+        "gcc -c -Wa,--noexecstack -Wa,-I,inc -Wa,--defsym,X=1 -Xassembler -mrelax-relocations=no a.S",
         "clang -Qunused-arguments -no-integrated-as -c -save-temps=obj -fstack-usage a.c",
     ];
     for line in lines {
