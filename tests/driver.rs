@@ -239,3 +239,41 @@ fn clang_takes_the_same_words_for_values() {
     let compared = compare_shapes("clang", sampled.map(|(_, option)| option));
     assert!(compared > 100, "only {compared} options were compared");
 }
+
+/// Response files of random quoting: either we decline to read them, or gcc and clang read the same words. Both
+/// complain about each missing source by name, which shows the words.
+#[test]
+fn response_files_are_read_as_the_drivers_read_them() {
+    let folder = Folder::new();
+    let pieces = ["a", "b", " ", "\n", "'", "\"", "\\", "$", "\t", "'a b'", "\"\\\"\"", "\\ "];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let mut compared = 0;
+    while compared < 100 {
+        let text: String = (0..1 + random(7)).map(|_| pieces[random(pieces.len())]).collect();
+        let arguments = [b"-xc".to_vec(), b"-c".to_vec(), b"@words".to_vec()];
+        let verdict = classify(recognise(b"cc").unwrap(), &arguments, &mut |_| Ok(text.clone().into_bytes()));
+        let Verdict::Remote(compile) = verdict else { continue };
+        // gcc indents the lines of a complaint.
+        if compile.sources.iter().any(|source| source.path.contains(&b'\n')) {
+            continue;
+        }
+        std::fs::write(folder.path().join("words"), &text).unwrap();
+        let complaints = |driver: &str, complaint: &dyn Fn(&str) -> String| {
+            let expected: String =
+                compile.sources.iter().map(|source| complaint(std::str::from_utf8(&source.path).unwrap())).collect();
+            let said = folder.ask(driver, &["-xc", "-c", "@words"]);
+            assert!(said.starts_with(&expected), "{driver} on {text:?}: {said}\nexpected: {expected}");
+        };
+        complaints("gcc", &|word| {
+            format!("cc1: fatal error: {word}: No such file or directory\ncompilation terminated.\n")
+        });
+        complaints("clang", &|word| format!("clang: error: no such file or directory: '{word}'\n"));
+        compared += 1;
+    }
+}
