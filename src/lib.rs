@@ -21,6 +21,7 @@ pub mod launcher;
 pub mod link;
 pub mod masquerade;
 pub mod paths;
+pub mod publish;
 pub mod ranks;
 pub mod rusage;
 pub mod session;

@@ -13,11 +13,14 @@ mod language;
 mod line;
 mod reason;
 mod response;
+mod surroundings;
+pub mod toolchain;
 
 pub use explain::{explain_json, explain_text};
 pub use language::Language;
 pub use reason::{Cause, Reason};
 pub use response::{RESPONSE_FILES_MAX, RESPONSE_NESTING_MAX, Read};
+pub use surroundings::keeps_here;
 
 use crate::wire::Bytes;
 use mpicc_proxy_abi::driver::DriverName;

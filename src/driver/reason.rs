@@ -67,6 +67,10 @@ causes! {
     Profile = "profile", "it instruments for a profile or uses one";
     Offload = "offload", "it compiles for an accelerator as well";
 
+    Environment = "environment", "a variable changes what the driver does or writes";
+    Locale = "locale", "messages or character sets come from files of this host's C library";
+    ForeignPreload = "foreign-preload", "another library is preloaded, which may change what the compiler does";
+
     // What differs from run to run.
     Verbose = "verbose", "it prints the commands it runs, with names of temporary files";
     Timing = "timing", "it reports on the compiler's own time and memory";
