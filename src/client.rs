@@ -85,7 +85,7 @@ impl Client {
     }
 
     fn classify(&self) -> Verdict {
-        let unknown = || Verdict::Local(driver::Cause::UnknownOption.into());
+        let unknown = || Verdict::Local(driver::Reason::new(driver::Cause::UnknownOption));
         let name = |path: &OsStr| names::recognise(names::base_name(path.as_bytes()));
         let Some(driver) = name(&self.driver) else { return unknown() };
         // A driver called by another driver's name behaves as that one, or as a mixture.

@@ -16,6 +16,7 @@
 //!   function of the very alias that was called, then the arguments. Calling `real(...)` is how a handler says "not
 //!   mine". Aliases of a row share a signature, so one handler serves them all (`real::open` and `real::open64` are
 //!   the same type).
+//! * `Build => @own exec::execv` is a handler that does not want the real function: none is resolved for it.
 //! * A variadic with at most one optional argument (`open`, `openat`) is written with that argument fixed: on x86-64
 //!   and aarch64 it is passed in the same register and simply not looked at when the caller did not pass it.
 //! * A true variadic (`execl`) says `variadic` instead of an argument list and names one handler for every mode, an
@@ -28,12 +29,13 @@
 //! # The real function
 //!
 //! `dlsym(RTLD_NEXT)` on first use, kept in a null-initialised atomic: idempotent, so it needs no lock of ours, and the
-//! library carries no relocation for it. The constructor resolves the exec family in advance in build mode, because
-//! before glibc 2.34 `dlsym` could allocate, and exec runs in vfork children. Works before our constructor ran: the
-//! mode is then [`Mode::Unset`] and everything forwards.
+//! library carries no relocation for it. Not in advance, which would cost every process 1,300 instructions a function.
+//! In a vfork child that is sound: nothing is allocated on success (glibc >= 2.34; tested), the dynamic linker's lock is
+//! reset in a forked child and free to come in a vfork child, and the store is the same whoever makes it. Works before our
+//! constructor ran: the mode is then [`Mode::Unset`] and everything forwards.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU8, Ordering};
 
 /// What this process is, decided once by the constructor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,14 +151,28 @@ impl<T> Returned for *const T {
     const ABSENT: extern "C" fn() -> isize = absent_pointer;
 }
 
+/// Address of this thread's errno. Found by name, because build mode hardly ever needs it and an import costs every
+/// process; worker mode resolves it at start.
+pub fn errno_location() -> *mut c_int {
+    static SLOT: Slot = Slot::new();
+    extern "C" fn none() -> isize {
+        static NOWHERE: AtomicIsize = AtomicIsize::new(0);
+        NOWHERE.as_ptr() as isize
+    }
+    let found = SLOT.get(c"__errno_location", none);
+    // SAFETY: glibc's function of that name, or ours, has this type.
+    let location = unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_int>(found) };
+    location()
+}
+
 pub fn errno() -> c_int {
-    // SAFETY: glibc returns the address of this thread's errno, always valid.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: always valid, and this thread's own.
+    unsafe { *errno_location() }
 }
 
 pub fn set_errno(value: c_int) {
     // SAFETY: as above.
-    unsafe { *libc::__errno_location() = value }
+    unsafe { *errno_location() = value }
 }
 
 /// See the module documentation.
@@ -220,26 +236,34 @@ macro_rules! hook {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         #[allow(clippy::too_many_arguments)]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> $ret {
-            let real = next::$name();
-            $crate::hook::dispatch! { real ($($arg),*) $handlers }
+            $crate::hook::dispatch! { $name ($($arg),*) $handlers }
         }
     };
 }
 
 macro_rules! dispatch {
-    ($real:ident $args:tt { $($mode:ident => $handler:path),* $(,)? }) => {
+    ($name:ident $args:tt { $($mode:ident => $(@ $own:ident)? $handler:path),* $(,)? }) => {
         match $crate::hook::mode() {
-            // SAFETY: the caller's promises about the arguments are those of the C function; handlers ask for no more.
-            $( $crate::hook::Mode::$mode => unsafe { $crate::hook::call!($handler, $real, $args) }, )*
-            // SAFETY: as above, and this is the very function the caller meant.
-            _ => unsafe { $crate::hook::call!($real, $args) },
+            $( $crate::hook::Mode::$mode => $crate::hook::call!([$($own)?] $name $handler, $args), )*
+            // SAFETY: this is the very function the caller meant.
+            _ => unsafe { $crate::hook::real_call!($name $args) },
         }
     };
 }
 
 macro_rules! call {
-    ($handler:path, $real:ident, ($($arg:ident),*)) => { $handler($real $(, $arg)*) };
-    ($real:ident, ($($arg:ident),*)) => { $real($($arg),*) };
+    ([] $name:ident $handler:path, ($($arg:ident),*)) => {
+        // SAFETY: the caller's promises about the arguments are those of the C function; handlers ask for no more.
+        unsafe { $handler(next::$name() $(, $arg)*) }
+    };
+    ([own] $name:ident $handler:path, ($($arg:ident),*)) => {
+        // SAFETY: as above.
+        unsafe { $handler($($arg),*) }
+    };
 }
 
-pub(crate) use {call, dispatch, hook, hooks, real_type};
+macro_rules! real_call {
+    ($name:ident ($($arg:ident),*)) => { next::$name()($($arg),*) };
+}
+
+pub(crate) use {call, dispatch, hook, hooks, real_call, real_type};

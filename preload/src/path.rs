@@ -54,13 +54,6 @@ impl PathBuf {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         digest.iter().all(|byte| self.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]))
     }
-
-    pub fn truncate(&mut self, len: usize) {
-        if len < self.len {
-            self.len = len;
-            self.bytes[len] = 0;
-        }
-    }
 }
 
 /// A key, and whether the path ended in a slash (it must then be a directory, and a final link is followed).
@@ -163,7 +156,5 @@ mod tests {
             path.push(b"/w") && path.push_number(0) && path.push_number(4_294_967_295) && path.push_hex(&[0xa0, 0x0f])
         );
         assert_eq!(path.as_bytes(), b"/w04294967295a00f");
-        path.truncate(2);
-        assert_eq!(path.as_bytes(), b"/w");
     }
 }

@@ -80,14 +80,6 @@ impl Fd {
         check(result)
     }
 
-    /// Reads up to `buffer.len()` bytes from where the descriptor stands.
-    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        // SAFETY: the kernel writes within the buffer.
-        let result =
-            unsafe { call(libc::SYS_read, self.0 as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0) };
-        check(result)
-    }
-
     pub fn mode(&self) -> Result<u32, Errno> {
         // SAFETY: all-zero bytes are a valid `stat`.
         let mut stat: libc::stat = unsafe { core::mem::zeroed() };
@@ -112,6 +104,19 @@ pub unsafe fn access(path: *const c_char, how: c_int) -> Result<(), Errno> {
     // SAFETY: faccessat reads the path and nothing else.
     let result = unsafe { call(libc::SYS_faccessat, libc::AT_FDCWD as usize, path as usize, how as usize, 0, 0, 0) };
     check(result).map(drop)
+}
+
+/// `st_mode` of what a path leads to.
+///
+/// # Safety
+/// `path` is NUL-terminated.
+pub unsafe fn mode(path: *const c_char) -> Result<u32, Errno> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    let at = libc::AT_FDCWD as usize;
+    // SAFETY: the kernel reads the path and fills the struct.
+    let result = unsafe { call(libc::SYS_newfstatat, at, path as usize, &raw mut stat as usize, 0, 0, 0) };
+    check(result).map(|_| stat.st_mode)
 }
 
 /// readlink(2): bytes written to `out`, which is not NUL-terminated.
@@ -226,16 +231,6 @@ pub fn copy(from: c_int, to: c_int) -> Result<(), Errno> {
     }
 }
 
-/// unlinkat(2) relative to the working directory, the real one; `flags` may be AT_REMOVEDIR.
-///
-/// # Safety
-/// `path` is NUL-terminated.
-pub unsafe fn unlink(path: *const c_char, flags: c_int) -> Result<(), Errno> {
-    // SAFETY: unlinkat reads the path.
-    let result = unsafe { call(libc::SYS_unlinkat, libc::AT_FDCWD as usize, path as usize, flags as usize, 0, 0, 0) };
-    check(result).map(drop)
-}
-
 /// mkdirat(2) relative to the working directory, the real one.
 ///
 /// # Safety
@@ -312,4 +307,12 @@ pub fn random() -> u64 {
 pub fn die_with_parent() {
     // SAFETY: changes this process's own attribute.
     unsafe { call(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0, 0) };
+}
+
+/// Ends the process at once.
+pub fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: does not return.
+        unsafe { call(libc::SYS_exit_group, status as usize, 0, 0, 0, 0, 0) };
+    }
 }

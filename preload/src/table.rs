@@ -12,17 +12,17 @@ pub type Strings = *const *const c_char;
 
 hooks! {
     // Processes. `vfork` and `fork` need nothing; `system` and `popen` start a shell that has the library itself.
-    [execve](path: *const c_char, argv: Strings, envp: Strings) -> c_int => { Build => exec::execve, Worker => exec::execve }
-    [execv](path: *const c_char, argv: Strings) -> c_int => { Build => exec::execv, Worker => exec::execv }
-    [execvp](file: *const c_char, argv: Strings) -> c_int => { Build => exec::execvp, Worker => exec::execvp }
-    [execvpe](file: *const c_char, argv: Strings, envp: Strings) -> c_int => { Build => exec::execvpe, Worker => exec::execvpe }
+    [execve](path: *const c_char, argv: Strings, envp: Strings) -> c_int => { Build => @own exec::execve, Worker => @own exec::execve }
+    [execv](path: *const c_char, argv: Strings) -> c_int => { Build => @own exec::execv, Worker => @own exec::execv }
+    [execvp](file: *const c_char, argv: Strings) -> c_int => { Build => @own exec::execvp, Worker => @own exec::execvp }
+    [execvpe](file: *const c_char, argv: Strings, envp: Strings) -> c_int => { Build => @own exec::execvpe, Worker => @own exec::execvpe }
     [execl] variadic -> c_int => { exec::execl }
     [execle] variadic -> c_int => { exec::execle }
     [execlp] variadic -> c_int => { exec::execlp }
     [execveat](dir: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int => {
-        Build => exec::execveat, Worker => exec::execveat
+        Build => @own exec::execveat, Worker => @own exec::execveat
     }
-    [fexecve](fd: c_int, argv: Strings, envp: Strings) -> c_int => { Build => exec::fexecve, Worker => exec::fexecve }
+    [fexecve](fd: c_int, argv: Strings, envp: Strings) -> c_int => { Build => @own exec::fexecve, Worker => @own exec::fexecve }
     [posix_spawn](
         pid: *mut pid_t,
         path: *const c_char,
@@ -30,7 +30,7 @@ hooks! {
         attributes: *const posix_spawnattr_t,
         argv: Strings,
         envp: Strings,
-    ) -> c_int => { Build => exec::posix_spawn, Worker => exec::posix_spawn }
+    ) -> c_int => { Build => @own exec::posix_spawn, Worker => @own exec::posix_spawn }
     [posix_spawnp](
         pid: *mut pid_t,
         file: *const c_char,
@@ -38,7 +38,7 @@ hooks! {
         attributes: *const posix_spawnattr_t,
         argv: Strings,
         envp: Strings,
-    ) -> c_int => { Build => exec::posix_spawnp, Worker => exec::posix_spawnp }
+    ) -> c_int => { Build => @own exec::posix_spawnp, Worker => @own exec::posix_spawnp }
 
     // Opening.
     [open open64](path: *const c_char, flags: c_int, mode: mode_t) -> c_int => { Worker => calls::open }

@@ -19,9 +19,8 @@ use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Entry};
 use mpicc_proxy_abi::task::{Taint, WRITE_REPLACES, WriteEntry, WriteState};
 
-/// Starts worker mode; `value` is what [`mpicc_proxy_abi::env::WORKER`] says. `false`: this process must not run as
-/// part of a remote compile, and does so without vouching for it.
-pub fn start(_value: &[u8]) -> bool {
+/// Starts worker mode. `false`: this process cannot be part of a remote compile.
+pub fn start() -> bool {
     if !view::start() {
         return false;
     }
