@@ -9,7 +9,10 @@
 //! [`Cause::UnknownOption`].
 //!
 //! The shapes were compared with the drivers themselves (GCC 12, clang 14 and 19: `driver -### -S OPTION x.c y.c`
-//! shows who eats `x.c`); `tests/driver.rs` repeats that.
+//! shows who eats `x.c`); `tests/driver.rs` repeats that. That the families hide nothing that depends on the host was
+//! checked by compiling one source with each option that GCC 12 and clang 14 list, under two values of TMPDIR and of
+//! the memory limit, and comparing all that they wrote. What still differed has a row, or differs from run to run on
+//! one host as well (`-flto` without `-frandom-seed`, `-gctf`, `-fsave-optimization-record`: random seeds, addresses).
 
 use super::reason::{Cause, Reason};
 use mpicc_proxy_abi::driver::Dialect;
@@ -132,13 +135,10 @@ pub static DRIVER: &[Row] = &[
     row(Joined, Either, Reads, &["--include=", "--imacros="]),
     row(Alone, Either, Fine, &["-P", "-C", "-CC", "-H", "-undef", "-nostdinc", "-nostdinc++", "-trigraphs"]),
     row(Alone, Either, Fine, &["--comments", "--comments-in-macros", "--include-barrier", "--trace-includes"]),
-    row(
-        Alone,
-        Either,
-        Fine,
-        &["--no-line-commands", "--no-standard-includes", "--trigraphs", "-traditional-cpp", "--traditional-cpp"],
-    ),
-    row(Alone, Either, Fine, &["-traditional", "-dA", "-dD", "-dI", "-dM", "-dN", "-dP", "-dU", "-da", "-dp", "-dx"]),
+    row(Alone, Either, Fine, &["--no-line-commands", "--no-standard-includes", "--trigraphs"]),
+    row(Alone, Either, Fine, &["-traditional", "-traditional-cpp", "--traditional-cpp"]),
+    // Letters behind -d, one by one; -dH asks for a core dump.
+    row(Alone, Either, Fine, &["-dA", "-dD", "-dI", "-dM", "-dN", "-dP", "-dU", "-da", "-dp", "-dx"]),
     row(Alone, Gnu, Fine, &["-remap"]),
     row(Alone, Clang, Fine, &["-nobuiltininc", "-ibuiltininc"]),
     // GCC compiles in two steps, with a temporary file between them.
@@ -164,12 +164,8 @@ pub static DRIVER: &[Row] = &[
     row(Separate, Gnu, Fine, &["-dumpdir", "-dumpbase", "-dumpbase-ext", "--dumpdir", "--dumpbase", "--dumpbase-ext"]),
     row(Separate, Gnu, Writes, &["-aux-info"]),
     row(Joined, Gnu, Writes, &["-aux-info="]),
-    row(
-        Alone,
-        Clang,
-        Fine,
-        &["-Qunused-arguments", "-no-integrated-as", "-emit-llvm", "-no-pedantic", "--no-pedantic"],
-    ),
+    row(Alone, Clang, Fine, &["-Qunused-arguments", "-no-integrated-as", "-emit-llvm"]),
+    row(Alone, Clang, Fine, &["-no-pedantic", "--no-pedantic"]),
     row(Alone, Clang, Fine, &["--start-no-unused-arguments", "--end-no-unused-arguments"]),
     row(Joined, Clang, Fine, &["-R", "-stdlib=", "--stdlib="]),
     row(Separate, Clang, Writes, &["-serialize-diagnostics", "--serialize-diagnostics"]),
