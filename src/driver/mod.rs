@@ -4,8 +4,11 @@
 //! sockets, the clock, the environment, or whether the sources exist: a missing source is the compiler's error, and
 //! the same one everywhere. Doubt means here: a build may be slower, never different.
 //!
-//! [`response`] expands `@file`, [`flags`] is the table of options, [`language`] the one of languages, [`line`] adds
-//! them up, [`reason`] lists what keeps an invocation here, [`explain`] says it in words.
+//! `response` expands `@file`, `flags` is the table of options, `language` the one of languages, `line` adds them up,
+//! `reason` lists what keeps an invocation here, `explain` says it in words.
+//!
+//! The environment can change what a command line means as well (`CCC_OVERRIDE_OPTIONS` rewrites clang's; GCC's
+//! `COMPILER_PATH` acts like `-B`): that is the caller's to look at.
 
 mod explain;
 mod flags;
