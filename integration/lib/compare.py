@@ -88,11 +88,17 @@ def blocks(path, begins):
     return found
 
 
+def shown(block):
+    lines = block.decode(errors="replace").splitlines()
+    more = [f"    ... {len(lines) - 6} more lines"] if len(lines) > 6 else []
+    return "\n".join(lines[:6] + more)
+
+
 def logs(arguments):
     begins = re.compile(arguments.block.encode()) if arguments.block else None
     plain, proxied = blocks(arguments.plain, begins), blocks(arguments.proxied, begins)
-    differences = [f"only in the plain log:\n{block.decode(errors='replace')}" for block in (plain - proxied)]
-    differences += [f"only in the proxied log:\n{block.decode(errors='replace')}" for block in (proxied - plain)]
+    differences = [f"only in the plain log: {shown(block)}" for block in (plain - proxied)]
+    differences += [f"only in the proxied log: {shown(block)}" for block in (proxied - plain)]
     warnings = sum(count * len(re.findall(rb"\bwarning:", block)) for block, count in plain.items())
     if not plain:
         differences.append("no output was compared")
