@@ -46,10 +46,12 @@ check() {
         pass "$name"
     else
         fail "$name"
-        sed 's/^/        /' <<<"$output" | tail -n 40
+        tail -n 40 <<<"$output" | indent
         return 1
     fi
 }
+
+indent() { sed 's/^/        /'; }
 
 finish() {
     printf '%d passed, %d failed\n' "$passed" "$failed"

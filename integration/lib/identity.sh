@@ -10,7 +10,7 @@ workers=4
 proxied_build() {
     rm -f "$work/hidden" "$work/clients.log" "$work/stats.json"
     (
-        cd "$1"
+        cd "$1" || exit
         # shellcheck disable=SC2016 # for the inner shell
         MPICC_PROXY_LOG=$work/clients.log bounded 600 \
             "$mpicc_proxy" run --workers "$workers" --slots 1 --wrap-worker "$(hiding "$1")" --stats "$work/stats.json" \
@@ -55,7 +55,7 @@ verify_identity() {
 }
 
 show_session() {
-    tail -n 15 "$work/proxied.log" "$work/session.log" | sed 's/^/        /'
+    tail -n 15 "$work/proxied.log" "$work/session.log" | indent
 }
 
 print_table() {

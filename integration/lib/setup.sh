@@ -65,8 +65,7 @@ name_llvm() {
 
 install_packages() {
     local packages
-    # shellcheck disable=SC2046 # one word per package
-    packages=($(printf '%s\n' "$@" | name_llvm))
+    mapfile -t packages < <(printf '%s\n' "$@" | name_llvm)
     echo "installing ${packages[*]}" >&2
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
 }

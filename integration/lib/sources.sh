@@ -26,6 +26,7 @@ CONF
 # "URI suite" of each configured entry of the Debian main archive. apt itself tells them apart, in whatever format
 # they are written, by the origin that their (signed) release files state.
 debian_archives() {
+    # shellcheck disable=SC2016 # apt expands these
     "$@" indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' \
         'Component: main' | sort -u
 }
@@ -69,6 +70,6 @@ fetch_source() {
 unpack_source() {
     local dsc
     mkdir -p "$sources"
-    dsc=$(fetch_source "$1")
+    dsc=$(fetch_source "$1") || return
     dpkg-source --no-check --skip-patches -x "$dsc" "$2" >/dev/null
 }
