@@ -51,7 +51,7 @@ check() {
     fi
 }
 
-indent() { sed 's/^/        /'; }
+indent() { sed 's/^/        /' | cut -c 1-400; }
 
 finish() {
     printf '%d passed, %d failed\n' "$passed" "$failed"

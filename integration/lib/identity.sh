@@ -48,7 +48,7 @@ verify_identity() {
     check "$1: $workers workers could not see the tree" [ "$(hidden_ranks)" = "$workers" ] || true
     check "$1: every compile on a rank" python3 "$here/lib/stats.py" judge "$work/stats.json" \
         "$(objects_in "$work/tree")" "$work/clients.log" || true
-    check "$1: one line of ours, the summary" [ "$(wc -l <"$work/session.log")" = 1 ] || show_session
+    check "$1: one line of ours, the summary" [ "$(wc -l <"$work/session.log")" = 1 ] || indent <"$work/session.log"
     check "$1: nothing left behind" nothing_left || true
     [ ! -f "$work/stats.json" ] ||
         printf '%s\t%s\n' "$1" "$(python3 "$here/lib/stats.py" row "$work/stats.json")" >>"$work/table"

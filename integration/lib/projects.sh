@@ -9,7 +9,8 @@ warnings='-Wall -Wextra -Wconversion -Wshadow' # loud on purpose: warnings are p
 #   package     Debian source package
 #   configure   command run in the tree before the build, always without ranks (its probes are not TUs)
 #   build       the build, one command run in the tree; every object comes with a .d file
-#   block       REGEX of the lines that open a command's output in the log
+#   block       REGEX of the lines that open a command's output in the log: one for every kind of command that may
+#               run beside others, or its lines count to whichever command happened to come before
 #   expected    least numbers of .o and .d files; a build that silently shrank must not pass
 #   uncompared  GLOBs of files in which the build tool records times
 select_project() {
@@ -25,13 +26,13 @@ select_project() {
         lua)
             package=lua5.4
             build=("${make[@]}" -C src "MYCFLAGS=-g -MMD $warnings" linux)
-            block='^gcc '
+            block='^(gcc|ar) '
             expected=(34 34)
             ;;
         zstd)
             package=libzstd
             build=("${make[@]}" -C lib V=1 "CFLAGS=-g -O2 $warnings" libzstd.a)
-            block='^CC '
+            block='^(CC|AS|compiling) '
             expected=(33 32) # one TU is assembly, which this makefile gives no .d
             ;;
         fmt | fmt-tests)
@@ -52,7 +53,7 @@ select_project() {
         *) die "no project '$1'; there are: lua zstd fmt leveldb fmt-tests" ;;
     esac
     if [ "${configure[0]}" = cmake ]; then
-        block='^Building '
+        block='^(Building|Linking) '
         uncompared=(build/.ninja_log build/.ninja_deps 'build/CMakeFiles/CMake*.log' 'build/CMakeFiles/*/CompilerId*')
     fi
 }

@@ -71,5 +71,5 @@ unpack_source() {
     local dsc
     mkdir -p "$sources"
     dsc=$(fetch_source "$1") || return
-    dpkg-source --no-check --skip-patches -x "$dsc" "$2" >/dev/null
+    dpkg-source --no-check --no-copy --skip-patches -x "$dsc" "$2" >/dev/null
 }
