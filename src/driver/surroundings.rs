@@ -6,8 +6,14 @@ use crate::wire::Bytes;
 use mpicc_proxy_abi::driver::base_name;
 
 /// Variables that make a driver append to a file, or that edit its command line.
-const STEERING: [&[u8]; 4] =
-    [b"DEPENDENCIES_OUTPUT", b"SUNPRO_DEPENDENCIES", b"CCC_OVERRIDE_OPTIONS", b"COMPILER_PATH"];
+const STEERING: [&[u8]; 6] = [
+    b"DEPENDENCIES_OUTPUT",
+    b"SUNPRO_DEPENDENCIES",
+    b"CCC_OVERRIDE_OPTIONS",
+    b"COMPILER_PATH",
+    b"GCC_EXEC_PREFIX",
+    b"GCC_COMPARE_DEBUG",
+];
 
 /// Variables that move libc's own files, which the virtual tree cannot show.
 const LOCALE_FILES: [&[u8]; 4] = [b"LOCPATH", b"GCONV_PATH", b"NLSPATH", b"OUTPUT_CHARSET"];
