@@ -83,7 +83,7 @@ fn entries(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     core::iter::from_fn(move || {
         while at < value.len() {
             let rest = &value[at..];
-            let len = rest.iter().position(|b| is_separator(b)).unwrap_or(rest.len());
+            let len = rest.iter().position(is_separator).unwrap_or(rest.len());
             let separator = if at == 0 { b":".as_slice() } else { &value[at - 1..at] };
             at += len + 1;
             if len > 0 {

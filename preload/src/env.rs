@@ -312,7 +312,7 @@ const POINTERS_LARGE: usize = 4096;
 pub fn with_pointers<R>(len: usize, then: &impl Fn(Option<*mut *const c_char>) -> R) -> R {
     match len {
         0..=POINTERS_SMALL => on_stack::<POINTERS_SMALL, R>(then),
-        ..=POINTERS_LARGE => on_stack::<POINTERS_LARGE, R>(then),
+        _ if len <= POINTERS_LARGE => on_stack::<POINTERS_LARGE, R>(then),
         _ => mapped(len, then),
     }
 }
