@@ -50,7 +50,7 @@ as_root() {
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "to install $(missing_packages | tr '\n' ' ')root or sudo is needed; install them and start again"
+        die "these packages are missing, and neither root nor sudo is there to install them: $(missing_packages | name_llvm | tr '\n' ' ')"
     fi
 }
 
