@@ -2,9 +2,10 @@
 //! errno to what the C function returns; the decisions are in `vfs.rs`.
 
 use crate::hook::set_errno;
-use crate::path::{self, PathBuf};
+use crate::path;
 use crate::sys::{self, Errno};
 use crate::table::real;
+use crate::target::PathText;
 use crate::vfs::{self, Place, Target};
 use crate::view::{self, Known};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
@@ -12,11 +13,36 @@ use core::sync::atomic::Ordering;
 use libc::{AT_FDCWD, FILE, mode_t, size_t, ssize_t};
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Stat};
-use mpicc_proxy_abi::task::{WRITE_REPLACES, WriteState};
+use mpicc_proxy_abi::task::{Scratch, WRITE_REPLACES, WriteEntry, WriteState};
 
 fn fail(errno: Errno) -> c_int {
     set_errno(errno);
     -1
+}
+
+/// libc functions that only worker mode needs, looked up on first use: every import costs every process of a build some
+/// 500 instructions.
+mod imports {
+    use crate::hook::{Returned, Slot};
+    use core::ffi::{c_int, c_void};
+
+    /// # Safety
+    /// As malloc(3).
+    pub unsafe fn malloc(bytes: usize) -> *mut c_void {
+        static SLOT: Slot = Slot::new();
+        type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
+        // SAFETY: the C library's function of this name has this type.
+        unsafe { core::mem::transmute::<*mut c_void, Malloc>(SLOT.get(c"malloc", <*mut c_void>::ABSENT))(bytes) }
+    }
+
+    /// # Safety
+    /// As fileno(3).
+    pub unsafe fn fileno(stream: *mut libc::FILE) -> c_int {
+        static SLOT: Slot = Slot::new();
+        type Fileno = unsafe extern "C" fn(*mut libc::FILE) -> c_int;
+        // SAFETY: the C library's function of this name has this type.
+        unsafe { core::mem::transmute::<*mut c_void, Fileno>(SLOT.get(c"fileno", c_int::ABSENT))(stream) }
+    }
 }
 
 // ---- opening ----------------------------------------------------------------------------------------------------
@@ -54,7 +80,7 @@ fn finish_open(target: Result<Option<Target>, Errno>, mode: mode_t, own: impl Fn
 
 /// What we promised cannot be opened: never let the compiler believe that the head's file is missing.
 fn lost(target: &Target) {
-    view::taint(mpicc_proxy_abi::task::Taint::Store, target.path.as_bytes());
+    view::taint(mpicc_proxy_abi::task::Taint::Store, target.path.bytes());
 }
 
 /// # Safety
@@ -130,7 +156,7 @@ unsafe fn open_stream(
                 lost(&target);
             } else if let Some(known) = target.known {
                 // SAFETY: a stream that was just opened.
-                view::note_fd(unsafe { libc::fileno(stream) }, known.index);
+                view::note_fd(unsafe { imports::fileno(stream) }, known.index);
             }
             stream
         }
@@ -173,7 +199,7 @@ pub unsafe fn opendir(real: real::opendir, path: *const c_char) -> *mut libc::DI
 }
 
 /// A folder of this host with the names the head's folder has, made by the rank.
-fn listing(key: &path::Key) -> Result<Option<PathBuf>, Errno> {
+fn listing(key: &path::Key) -> Result<Option<PathText>, Errno> {
     match vfs::place(key.bytes(), Want::Record)? {
         Place::Own => Ok(None),
         Place::Written(_) => Err(vfs::unsupported(key.bytes())),
@@ -188,8 +214,7 @@ fn listing(key: &path::Key) -> Result<Option<PathBuf>, Errno> {
                 return Err(libc::EACCES);
             }
             let number = view::ask(key.bytes(), Want::Listing).ok_or_else(|| vfs::unsupported(key.bytes()))?;
-            let mut folder = PathBuf::new();
-            if view::scratch_path(b'l', number, &mut folder) { Ok(Some(folder)) } else { Err(libc::ENAMETOOLONG) }
+            view::scratch_path(Scratch::Listing, number).map(Some).ok_or(libc::ENAMETOOLONG)
         }
     }
 }
@@ -199,27 +224,18 @@ fn listing(key: &path::Key) -> Result<Option<PathBuf>, Errno> {
 /// Who answers stat(2) for a path.
 enum Looked {
     Own,
-    Scratch(PathBuf),
+    Written(&'static WriteEntry),
     Head(Stat),
 }
 
 fn look(key: &path::Key, follow: bool) -> Result<Looked, Errno> {
     match vfs::place(key.bytes(), Want::Record)? {
         Place::Own => Ok(Looked::Own),
-        Place::Written(written) => {
-            let kind = match written.state() {
-                WriteState::Live if key.directory => return Err(libc::ENOTDIR),
-                WriteState::Live => b'w',
-                WriteState::Directory => b'd',
-                _ => return Err(libc::ENOENT),
-            };
-            let mut path = PathBuf::new();
-            if view::scratch_path(kind, written.scratch.load(Ordering::Acquire), &mut path) {
-                Ok(Looked::Scratch(path))
-            } else {
-                Err(libc::ENAMETOOLONG)
-            }
-        }
+        Place::Written(written) => match written.state() {
+            WriteState::Live if key.directory => Err(libc::ENOTDIR),
+            WriteState::Live | WriteState::Directory => Ok(Looked::Written(written)),
+            _ => Err(libc::ENOENT),
+        },
         Place::Head(Known { entry, .. }) => {
             let (errno, stat) =
                 if follow || key.directory { (entry.stat_errno, entry.stat) } else { (entry.lstat_errno, entry.lstat) };
@@ -231,6 +247,14 @@ fn look(key: &path::Key, follow: bool) -> Result<Looked, Errno> {
                 Ok(Looked::Head(stat))
             }
         }
+    }
+}
+
+/// Does something with the scratch item behind what this compile made.
+fn on_scratch(written: &WriteEntry, act: impl FnOnce(*const c_char) -> c_int) -> c_int {
+    match vfs::scratch_of(written) {
+        Ok(scratch) => act(scratch.as_ptr()),
+        Err(errno) => fail(errno),
     }
 }
 
@@ -262,7 +286,7 @@ unsafe fn stat_at(
     // SAFETY: promised by the caller.
     match unsafe { vfs::key(dir, path) }.and_then(|key| look(&key, follow)) {
         Ok(Looked::Own) => own(path),
-        Ok(Looked::Scratch(scratch)) => own(scratch.as_ptr()),
+        Ok(Looked::Written(written)) => on_scratch(written, own),
         Ok(Looked::Head(stat)) => {
             // SAFETY: promised by the caller; the kernel, too, clears what it has no value for.
             unsafe {
@@ -359,7 +383,7 @@ unsafe fn finish_fstat(result: c_int, fd: c_int, out: *mut libc::stat) -> c_int 
     if result == 0 {
         // SAFETY: filled by the successful call.
         let out = unsafe { &mut *out };
-        if let Some(entry) = view::entry_of_fd(fd, out.st_dev as u64, out.st_ino as u64) {
+        if let Some(entry) = view::entry_of_fd(fd, out.st_dev, out.st_ino) {
             fill(&entry.stat, out);
         }
     }
@@ -383,7 +407,7 @@ pub unsafe fn statx(
             // SAFETY: as above.
             return unsafe { real(dir, path, flags, mask, out) };
         };
-        match view::entry_of_fd(dir, stat.st_dev as u64, stat.st_ino as u64) {
+        match view::entry_of_fd(dir, stat.st_dev, stat.st_ino) {
             Some(entry) => Ok(Looked::Head(entry.stat)),
             None => Ok(Looked::Own),
         }
@@ -395,8 +419,10 @@ pub unsafe fn statx(
     match looked {
         // SAFETY: as above.
         Ok(Looked::Own) => unsafe { real(dir, path, flags, mask, out) },
-        // SAFETY: a NUL-terminated path of ours.
-        Ok(Looked::Scratch(scratch)) => unsafe { real(AT_FDCWD, scratch.as_ptr(), flags, mask, out) },
+        Ok(Looked::Written(written)) => {
+            // SAFETY: as above, with a NUL-terminated path of ours.
+            on_scratch(written, |scratch| unsafe { real(AT_FDCWD, scratch, flags, mask, out) })
+        }
         Ok(Looked::Head(stat)) => {
             // SAFETY: `out` is writable by the caller's promise; all-zero bytes are a valid `statx`.
             unsafe { out.write(core::mem::zeroed()) };
@@ -436,7 +462,7 @@ unsafe fn access_at(dir: c_int, path: *const c_char, how: c_int, own: impl FnOnc
         Place::Head(known) => Ok(Some((known.entry, key.directory))),
         Place::Written(_) => match look(&key, true)? {
             // What this compile made, it may use.
-            Looked::Scratch(_) => Ok(None),
+            Looked::Written(_) => Ok(None),
             _ => Err(libc::ENOENT),
         },
         Place::Own => Err(0),
@@ -544,13 +570,13 @@ pub unsafe fn readlinkat(
 /// # Safety
 /// As realpath(3); `own` asks this host.
 unsafe fn real_path(path: *const c_char, out: *mut c_char, own: impl FnOnce() -> *mut c_char) -> *mut c_char {
-    let mut built = PathBuf::new();
+    let mut built = PathText::new();
     // SAFETY: promised by the caller.
     let found = unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| resolve(&key, &mut built));
     match found {
         Ok(false) => own(),
         // SAFETY: promised by the caller.
-        Ok(true) => unsafe { give_string(built.as_bytes(), out) },
+        Ok(true) => unsafe { give_string(built.bytes(), out) },
         Err(errno) => {
             set_errno(errno);
             core::ptr::null_mut()
@@ -559,7 +585,7 @@ unsafe fn real_path(path: *const c_char, out: *mut c_char, own: impl FnOnce() ->
 }
 
 /// Writes the real path of a key to `out`; `Ok(false)`: the key is this host's own.
-fn resolve(key: &path::Key, out: &mut PathBuf) -> Result<bool, Errno> {
+fn resolve(key: &path::Key, out: &mut PathText) -> Result<bool, Errno> {
     let written = match vfs::place(key.bytes(), Want::Record)? {
         Place::Own => return Ok(false),
         Place::Head(Known { entry, .. }) if entry.real_errno != 0 => return Err(entry.real_errno),
@@ -568,7 +594,7 @@ fn resolve(key: &path::Key, out: &mut PathBuf) -> Result<bool, Errno> {
             if not_directory {
                 return Err(libc::ENOTDIR);
             }
-            return if out.push(view::text(entry.real)) { Ok(true) } else { Err(libc::ENAMETOOLONG) };
+            return out.push(view::text(entry.real)).map(|()| true).ok_or(libc::ENAMETOOLONG);
         }
         Place::Written(written) => written,
     };
@@ -582,8 +608,8 @@ fn resolve(key: &path::Key, out: &mut PathBuf) -> Result<bool, Errno> {
     if entry.real_errno != 0 {
         return Err(entry.real_errno);
     }
-    let fits = out.push(view::text(entry.real)) && out.push(b"/") && out.push(path::file_name(key.bytes()));
-    if fits { Ok(true) } else { Err(libc::ENAMETOOLONG) }
+    let parts = [view::text(entry.real), b"/", path::file_name(key.bytes())];
+    parts.into_iter().try_for_each(|part| out.push(part)).map(|()| true).ok_or(libc::ENAMETOOLONG)
 }
 
 /// Copies a string with its NUL to `out`, or to fresh memory when `out` is NULL.
@@ -593,7 +619,7 @@ fn resolve(key: &path::Key, out: &mut PathBuf) -> Result<bool, Errno> {
 unsafe fn give_string(bytes: &[u8], out: *mut c_char) -> *mut c_char {
     let target = if out.is_null() {
         // SAFETY: worker-mode handlers run outside of vfork children here; the caller frees it, as documented.
-        unsafe { libc::malloc(bytes.len() + 1) }.cast::<c_char>()
+        unsafe { imports::malloc(bytes.len() + 1) }.cast::<c_char>()
     } else {
         out
     };
@@ -827,10 +853,7 @@ fn make_directory(key: &path::Key, mode: mode_t) -> Result<bool, Errno> {
         Place::Head(_) => vfs::may_create_in(path::parent(key.bytes()))?,
     }
     let written = vfs::add_write(key.bytes(), WriteState::Directory, 0)?;
-    let mut scratch = PathBuf::new();
-    if !view::scratch_path(b'd', written.scratch.load(Ordering::Acquire), &mut scratch) {
-        return Err(libc::ENAMETOOLONG);
-    }
+    let scratch = vfs::scratch_of(written)?;
     // SAFETY: a NUL-terminated path of ours.
     unsafe { sys::mkdir(scratch.as_ptr(), mode) }.map(|()| true)
 }
@@ -854,8 +877,8 @@ pub unsafe fn chmod(real: real::chmod, path: *const c_char, mode: mode_t) -> c_i
     match unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| look(&key, true).map(|looked| (looked, key))) {
         // SAFETY: as above.
         Ok((Looked::Own, _)) => unsafe { real(path, mode) },
-        // SAFETY: a NUL-terminated path of ours.
-        Ok((Looked::Scratch(scratch), _)) => unsafe { real(scratch.as_ptr(), mode) },
+        // SAFETY: as above, with a NUL-terminated path of ours.
+        Ok((Looked::Written(written), _)) => on_scratch(written, |scratch| unsafe { real(scratch, mode) }),
         Ok((Looked::Head(_), key)) => fail(vfs::unsupported(key.bytes())),
         Err(errno) => fail(errno),
     }

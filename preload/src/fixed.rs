@@ -51,6 +51,27 @@ impl<const N: usize> Fixed<N> {
         Ok(())
     }
 
+    /// Appends a number in decimal.
+    pub fn push_number(&mut self, number: u32) -> Option<()> {
+        let mut digits = [0u8; 10];
+        let mut at = digits.len();
+        let mut rest = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return self.push(&digits[at..]);
+            }
+        }
+    }
+
+    /// Appends bytes in lower-case hexadecimal.
+    pub fn push_hex(&mut self, bytes: &[u8]) -> Option<()> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        bytes.iter().try_for_each(|byte| self.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]))
+    }
+
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` bytes were written.
         unsafe { core::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.len) }

@@ -25,7 +25,7 @@ pub enum Target {
 }
 
 /// Where the C library searches when there is no `PATH`.
-const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+pub const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 impl Target {
     /// Is the file left to a search?
@@ -68,7 +68,7 @@ impl Target {
 ///
 /// # Safety
 /// `environ` is null or a NULL-terminated array of C strings.
-unsafe fn path_of<'a>(environ: Strings) -> Option<&'a [u8]> {
+pub unsafe fn path_of<'a>(environ: Strings) -> Option<&'a [u8]> {
     let mut next = environ;
     // SAFETY: the array ends with a NULL.
     while !next.is_null() && !unsafe { *next }.is_null() {

@@ -9,15 +9,17 @@
 //! A file opened for writing becomes `<scratch>/w<n>` and an entry in the task page, which every process of the
 //! compile consults before the table: what cc1 wrote, as reads.
 
-use crate::path::{self, Key, PathBuf};
+use crate::exec::current_environ;
+use crate::path::{self, Key};
 use crate::sys::{self, Errno};
+use crate::target::{self, PathText};
 use crate::view::{self, Known};
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::Ordering;
 use mpicc_proxy_abi::PATH_BYTES_MAX;
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Entry};
-use mpicc_proxy_abi::task::{Taint, WRITE_REPLACES, WriteEntry, WriteState};
+use mpicc_proxy_abi::task::{Scratch, Taint, WRITE_REPLACES, WriteEntry, WriteState};
 
 /// Starts worker mode. `false`: this process cannot be part of a remote compile.
 pub fn start() -> bool {
@@ -73,7 +75,7 @@ pub fn place(key: &[u8], want: Want) -> Result<Place, Errno> {
 
 /// What to open instead of a path.
 pub struct Target {
-    pub path: PathBuf,
+    pub path: PathText,
     pub flags: c_int,
     /// The record the descriptor will stand for.
     pub known: Option<Known>,
@@ -103,12 +105,14 @@ pub fn target(key: &Key, flags: c_int) -> Result<Option<Target>, Errno> {
     }
 }
 
+/// The scratch item behind something this compile made.
+pub fn scratch_of(written: &WriteEntry) -> Result<PathText, Errno> {
+    let kind = if written.state() == WriteState::Directory { Scratch::Directory } else { Scratch::File };
+    view::scratch_path(kind, written.scratch.load(Ordering::Acquire)).ok_or_else(limit)
+}
+
 fn scratch_target(written: &WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
-    let kind = if written.state() == WriteState::Directory { b'd' } else { b'w' };
-    let mut path = PathBuf::new();
-    if !view::scratch_path(kind, written.scratch.load(Ordering::Acquire), &mut path) {
-        return Err(limit());
-    }
+    let path = scratch_of(written)?;
     Ok(Some(Target { path, flags: flags & !libc::O_EXCL, known: None }))
 }
 
@@ -138,14 +142,17 @@ fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, 
     if entry.access & ACCESS_READ == 0 {
         return Err(libc::EACCES);
     }
-    let mut path = PathBuf::new();
-    let found = match kind {
-        libc::S_IFREG => view::store_path(entry, &mut path),
+    let path = match kind {
+        libc::S_IFREG => view::store_path(entry).ok_or_else(limit)?,
         // Any folder does: compilers open one by mistake and look at its fstat(2). Reading names is opendir's matter.
-        libc::S_IFDIR => path.push(view::page().bytes(view::page().scratch)),
+        libc::S_IFDIR => {
+            let mut folder = PathText::new();
+            folder.push(view::page().bytes(view::page().scratch)).ok_or_else(limit)?;
+            folder
+        }
         _ => return Err(unsupported(key.bytes())),
     };
-    if found { Ok(Some(Target { path, flags, known: Some(known) })) } else { Err(limit()) }
+    Ok(Some(Target { path, flags, known: Some(known) }))
 }
 
 fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
@@ -190,10 +197,7 @@ fn copy_content(entry: &Entry, target: &Target) -> Result<(), Errno> {
     if entry.access & ACCESS_READ == 0 {
         return Err(unsupported(b"a write into an unreadable file"));
     }
-    let mut content = PathBuf::new();
-    if !view::store_path(entry, &mut content) {
-        return Err(limit());
-    }
+    let content = view::store_path(entry).ok_or_else(limit)?;
     // SAFETY: NUL-terminated paths of ours.
     let from = unsafe { sys::open(content.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) }?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
@@ -292,29 +296,21 @@ pub unsafe fn search_path(file: *const c_char, out: &mut [u8; PATH_BYTES_MAX + 1
     if name.contains(&b'/') {
         return copy(name);
     }
-    // SAFETY: a NUL-terminated name; the environment is not changed while we look at it.
-    let variable = unsafe { libc::getenv(c"PATH".as_ptr()) };
-    let folders: &[u8] = if variable.is_null() {
-        b"/bin:/usr/bin"
-    } else {
-        // SAFETY: a NUL-terminated string of the environment.
-        unsafe { CStr::from_ptr(variable) }.to_bytes()
-    };
+    // SAFETY: the process's environment, which nobody changes while we look at it.
+    let folders = unsafe { target::path_of(current_environ()) }.unwrap_or(target::DEFAULT_PATH);
     let page = view::page();
     let mut denied = false;
     for folder in folders.split(|b| *b == b':') {
-        let mut candidate = PathBuf::new();
-        if !(candidate.push(if folder.is_empty() { b"." } else { folder })
-            && candidate.push(b"/")
-            && candidate.push(name))
-        {
+        let mut candidate = PathText::new();
+        let folder = if folder.is_empty() { b"." } else { folder };
+        if [folder, b"/", name].into_iter().any(|part| candidate.push(part).is_none()) {
             continue;
         }
-        let Some(key) = path::absolute(page.bytes(page.cwd), candidate.as_bytes()) else { continue };
+        let Some(key) = path::absolute(page.bytes(page.cwd), candidate.bytes()) else { continue };
         let Place::Head(Known { entry, .. }) = place(key.bytes(), Want::Record)? else { continue };
         if entry.stat_errno == 0 && entry.stat.mode & libc::S_IFMT == libc::S_IFREG {
             if entry.access & ACCESS_EXECUTE != 0 {
-                return copy(candidate.as_bytes());
+                return copy(candidate.bytes());
             }
             denied = true;
         }

@@ -4,13 +4,14 @@
 //! State lives in the shared memory or in atomics set once; a vfork child shares it with its parent, so the socket is
 //! tied to the process id that opened it.
 
-use crate::path::{self, PathBuf};
+use crate::path;
 use crate::sys;
+use crate::target::PathText;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use mpicc_proxy_abi::miss::{Answer, Request, Status, Want};
 use mpicc_proxy_abi::table::{Entry, Header, TABLE_BYTES, Table, hash_path};
-use mpicc_proxy_abi::task::{PAGE_BYTES, Page, TABLE_FD, TASK_FD, Taint};
+use mpicc_proxy_abi::task::{PAGE_BYTES, Page, Scratch, TABLE_FD, TASK_FD, Taint};
 use mpicc_proxy_abi::{PATH_BYTES_MAX, VERSION};
 
 static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -115,16 +116,24 @@ fn satisfies(entry: &Entry, want: Want) -> bool {
     want != Want::Content || !readable_file || entry.content.load(Ordering::Acquire) == 1
 }
 
-/// Where the content of an entry lies on this host.
-pub fn store_path(entry: &Entry, out: &mut PathBuf) -> bool {
+/// Where the content of an entry lies on this host. `None`: too long.
+pub fn store_path(entry: &Entry) -> Option<PathText> {
     let page = page();
-    out.push(page.bytes(page.store)) && out.push(b"/") && out.push_hex(&entry.digest)
+    let mut path = PathText::new();
+    path.push(page.bytes(page.store))?;
+    path.push(b"/")?;
+    path.push_hex(&entry.digest)?;
+    Some(path)
 }
 
-/// The name of scratch item `<kind><number>`.
-pub fn scratch_path(kind: u8, number: u32, out: &mut PathBuf) -> bool {
+/// The name of scratch item `<kind><number>`. `None`: too long.
+pub fn scratch_path(kind: Scratch, number: u32) -> Option<PathText> {
     let page = page();
-    out.push(page.bytes(page.scratch)) && out.push(b"/") && out.push(&[kind]) && out.push_number(number)
+    let mut path = PathText::new();
+    path.push(page.bytes(page.scratch))?;
+    path.push(kind.prefix())?;
+    path.push_number(number)?;
+    Some(path)
 }
 
 static SOCKET: AtomicI32 = AtomicI32::new(-1);

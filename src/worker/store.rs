@@ -48,12 +48,7 @@ impl Store {
         let mine = format!("{PREFIX}{uid}-");
         remove_stale(&base, &mine);
         let root = base.join(format!("{mine}{session}"));
-        make_private(&root).with_context(|| format!("cannot make the folder {}", root.display()))?;
-        let owner = fs::symlink_metadata(&root)?;
-        if owner.uid() != uid || !owner.is_dir() {
-            bail!("{} belongs to somebody else", root.display());
-        }
-        let lock = lock(&root, FlockArg::LockShared)?;
+        let lock = enter(&root, uid).with_context(|| format!("cannot use the folder {}", root.display()))?;
         make_private(&root.join("cas"))?;
         let rank_folder = root.join(format!("r{rank}"));
         make_private(&rank_folder)?;
@@ -136,6 +131,24 @@ impl Drop for Store {
     }
 }
 
+/// Makes the folder if need be, and holds its lock.
+fn enter(root: &Path, uid: u32) -> Result<Flock<File>> {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        make_private(root)?;
+        let owner = fs::symlink_metadata(root)?;
+        if owner.uid() != uid || !owner.is_dir() {
+            bail!("it belongs to somebody else");
+        }
+        let held = lock(root, FlockArg::LockShared)?;
+        // Another session may have taken the folder for a left-over just before we locked it.
+        if fs::metadata(root.join("lock")).is_ok_and(|m| held.metadata().is_ok_and(|own| own.ino() == m.ino())) {
+            return Ok(held);
+        }
+    }
+    bail!("somebody keeps removing it");
+}
+
 fn base_folder() -> PathBuf {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() && nix::unistd::access(memory, nix::unistd::AccessFlags::W_OK).is_ok() {
@@ -162,10 +175,11 @@ fn remove_stale(base: &Path, prefix: &str) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(prefix);
         // A folder without a lock file is just being made by another rank.
-        if is_ours && entry.path().join("lock").exists() {
-            if let Ok(_unused) = lock(&entry.path(), FlockArg::LockExclusiveNonblock) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
+        if is_ours
+            && entry.path().join("lock").exists()
+            && let Ok(_unused) = lock(&entry.path(), FlockArg::LockExclusiveNonblock)
+        {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

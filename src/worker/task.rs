@@ -6,10 +6,12 @@ use crate::wire::{ActionResult, Bytes, Exit, Invocation, Output, OutputKind, Rec
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
 use anyhow::{Context, Result};
-use mpicc_proxy_abi::task::{Page, Taint, WRITE_REPLACES, WriteState};
+use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_REPLACES, WriteState};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -53,6 +55,15 @@ pub struct Task {
 }
 
 struct Scratch(PathBuf);
+
+impl Scratch {
+    fn item(&self, kind: Item, number: u32) -> PathBuf {
+        let mut path = self.0.clone().into_os_string();
+        path.push(OsStr::from_bytes(kind.prefix()));
+        path.push(number.to_string());
+        path.into()
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -198,13 +209,12 @@ impl Task {
     /// # Errors
     /// The scratch is full.
     pub fn make_listing(&mut self, names: &[(Bytes, u8)]) -> io::Result<u32> {
-        use std::os::unix::ffi::OsStrExt;
         let number = self.listings;
         self.listings += 1;
-        let folder = self.scratch.0.join(format!("l{number}"));
+        let folder = self.scratch.item(Item::Listing, number);
         fs::create_dir(&folder)?;
         for (name, kind) in names {
-            let path = folder.join(std::ffi::OsStr::from_bytes(name));
+            let path = folder.join(OsStr::from_bytes(name));
             match *kind {
                 libc::DT_DIR => fs::create_dir(path)?,
                 libc::DT_LNK => std::os::unix::fs::symlink("/", path)?,
@@ -248,8 +258,8 @@ impl Task {
                 WriteState::Gone | WriteState::Reserved => continue,
                 WriteState::Deleted => OutputKind::Deleted,
                 state => {
-                    let letter = if state == WriteState::Live { 'w' } else { 'd' };
-                    let path = self.scratch.0.join(format!("{letter}{}", written.scratch.load(Ordering::Acquire)));
+                    let item = if state == WriteState::Live { Item::File } else { Item::Directory };
+                    let path = self.scratch.item(item, written.scratch.load(Ordering::Acquire));
                     let replaces = written.flags.load(Ordering::Acquire) & WRITE_REPLACES != 0;
                     match open_output(&path, replaces) {
                         Ok((kind, Some(file))) => {

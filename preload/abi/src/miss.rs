@@ -13,7 +13,7 @@ pub enum Want {
     /// The record, and for a regular file its content in the host's store.
     Content = 2,
     /// A scratch folder holding the names that the directory has on the head, for `opendir`.
-    /// The folder is `<scratch>/d<Answer::value>`.
+    /// The folder is the [`crate::task::Scratch::Listing`] of number [`Answer::value`].
     Listing = 3,
 }
 

@@ -52,13 +52,13 @@ impl Taint {
 pub enum WriteState {
     /// Being filled in by a process; readers skip it.
     Reserved = 0,
-    /// `<scratch>/w<scratch>` holds the content.
+    /// The scratch file of that number holds the content.
     Live = 1,
     /// It existed on the head and was deleted here.
     Deleted = 2,
     /// It was made and deleted here; the head never needs to know.
     Gone = 3,
-    /// A directory made here.
+    /// A directory made here; the scratch directory of that number stands for it.
     Directory = 4,
 }
 
@@ -70,6 +70,28 @@ impl WriteState {
             3 => WriteState::Gone,
             4 => WriteState::Directory,
             _ => WriteState::Reserved,
+        }
+    }
+}
+
+/// What lies in a task's scratch folder, beside the driver's own temporary files. A name is prefix and number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scratch {
+    /// A file the compile wrote.
+    File,
+    /// A directory the compile made.
+    Directory,
+    /// A folder with the names a directory has on the head, for `opendir`.
+    Listing,
+}
+
+impl Scratch {
+    /// The start of the item's name, with the slash before it.
+    pub const fn prefix(self) -> &'static [u8] {
+        match self {
+            Scratch::File => b"/w",
+            Scratch::Directory => b"/d",
+            Scratch::Listing => b"/l",
         }
     }
 }
