@@ -10,15 +10,23 @@
 //! travel back → the client publishes the outputs and exits with the compiler's status.
 
 pub mod cli;
+pub mod client;
 pub mod connection;
+pub mod dispatcher;
 pub mod driver;
 pub mod environment;
 pub mod error;
+pub mod event;
 pub mod launcher;
+pub mod link;
 pub mod masquerade;
 pub mod paths;
+pub mod publish;
 pub mod ranks;
+pub mod rusage;
 pub mod session;
 pub mod signals;
 pub mod status;
+pub mod watchdog;
 pub mod wire;
+pub mod worker;

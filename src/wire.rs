@@ -13,6 +13,7 @@
 //! its connection and nothing else.
 
 use bincode::Options;
+use mpicc_proxy_abi::table::Stat;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::io;
@@ -150,6 +151,8 @@ pub enum ToClient {
     Chunk {
         stream: Stream,
     },
+    /// Forget the chunks so far: the action starts over on another rank.
+    Restart,
     /// The last frame of a remote compile.
     Done(ActionResult),
     /// Run the driver yourself.
@@ -158,6 +161,186 @@ pub enum ToClient {
     },
     Status(Box<Stats>),
     Stopping,
+}
+
+/// Names of things on the way between ranks. An answer carries the id of its question, so that one for a forgotten
+/// question is dropped.
+pub type ActionId = u64;
+/// Index of a record in the tables of all ranks, for one epoch.
+pub type RecordId = u32;
+pub type ToolchainId = u32;
+
+/// Mirror of the shared-memory stat record, for the codec.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Stat")]
+struct StatMirror {
+    dev: u64,
+    ino: u64,
+    rdev: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    size: i64,
+    blksize: i64,
+    blocks: i64,
+    atime: [i64; 2],
+    mtime: [i64; 2],
+    ctime: [i64; 2],
+}
+
+/// What the head knows of one path, at one version. An errno of 0 means that the call succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub id: RecordId,
+    /// As asked: absolute, `//` and `/./` collapsed, `..` kept.
+    pub path: Bytes,
+    pub stat_errno: i32,
+    #[serde(with = "StatMirror")]
+    pub stat: Stat,
+    pub lstat_errno: i32,
+    #[serde(with = "StatMirror")]
+    pub lstat: Stat,
+    pub link: Bytes,
+    pub real_errno: i32,
+    pub real: Bytes,
+    /// Bits of `mpicc_proxy_abi::table::ACCESS_*`.
+    pub access: u32,
+    /// Regular, readable files only.
+    pub digest: Option<Digest>,
+}
+
+/// A file that must be the same on the worker's host as on the head.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SameFile {
+    pub path: Bytes,
+    /// `None`: it must be absent.
+    pub digest: Option<Digest>,
+}
+
+/// Everything that decides what a driver does with a given tree: the programs it runs, their libraries, and the files
+/// that libc opens behind the preload library's back (locale, time zone).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Toolchain {
+    /// Paths that may be executed, as the driver spells them.
+    pub programs: Vec<Bytes>,
+    pub files: Vec<SameFile>,
+}
+
+/// One action for one rank.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Assignment {
+    pub action: ActionId,
+    pub epoch: u32,
+    pub toolchain: ToolchainId,
+    pub invocation: Invocation,
+    /// Records this rank does not have yet.
+    pub records: Vec<Record>,
+    /// Records, new or old, that the head validated for this action.
+    pub valid: Vec<RecordId>,
+}
+
+/// What a compile needs to know of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    Record,
+    Content,
+    Listing,
+}
+
+/// Rank 0 → worker rank.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToRank {
+    /// First message to every rank: the session's name, which its folders on every host carry.
+    Welcome {
+        session: String,
+    },
+    /// Answered by [`FromRank::Toolchain`].
+    Toolchain {
+        id: ToolchainId,
+        toolchain: Toolchain,
+    },
+    Assign(Box<Assignment>),
+    Cancel {
+        action: ActionId,
+    },
+    /// Answer to [`FromRank::Ask`]: `record` when this rank does not have it yet.
+    Answer {
+        action: ActionId,
+        epoch: u32,
+        path: Bytes,
+        id: RecordId,
+        record: Option<Box<Record>>,
+    },
+    /// Names in a directory, with their `d_type`.
+    Listing {
+        action: ActionId,
+        path: Bytes,
+        names: Vec<(Bytes, u8)>,
+    },
+    /// The payload is the part of the content that starts at `at`.
+    Blob {
+        digest: Digest,
+        at: u64,
+    },
+    /// The content of that record is no longer what its digest says.
+    BlobGone {
+        digest: Digest,
+    },
+    Heartbeat,
+    Stop,
+}
+
+/// Worker rank → rank 0.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromRank {
+    Hello(RankFacts),
+    /// Does this host have exactly that toolchain? The error says what differs.
+    Toolchain {
+        id: ToolchainId,
+        verdict: Result<(), String>,
+    },
+    /// A process of the action wants to know about a path.
+    Ask {
+        action: ActionId,
+        path: Bytes,
+        want: Want,
+    },
+    AskBlob {
+        record: RecordId,
+        epoch: u32,
+    },
+    Chunk {
+        action: ActionId,
+        stream: Stream,
+    },
+    Done {
+        action: ActionId,
+        result: ActionResult,
+        used: Vec<RecordId>,
+    },
+    /// The action was not, or not validly, carried out here. `retry`: another rank may do better.
+    Refused {
+        action: ActionId,
+        reason: String,
+        detail: String,
+        retry: bool,
+    },
+    Heartbeat,
+}
+
+/// What a worker rank says of itself at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankFacts {
+    pub version: u32,
+    pub host: String,
+    pub pid: u32,
+    /// CPUs this rank may use (its affinity), as a set: ranks of one host that share them share their slots.
+    pub cpus: Vec<u32>,
+    /// CPUs that are online on the host.
+    pub host_cpus: u32,
+    /// `--slots`, if given.
+    pub slots: Option<u32>,
 }
 
 /// The numbers of a session, as printed by `--stats` and `status --json`. Times in seconds, sizes in bytes; all

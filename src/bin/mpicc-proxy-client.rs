@@ -1,1 +1,5 @@
-fn main() {}
+//! Stands in for one intercepted compiler driver.
+
+fn main() -> std::process::ExitCode {
+    mpicc_proxy::client::main()
+}

@@ -1,1 +1,39 @@
-fn main() {}
+//! One rank of the MPI job: the dispatcher on rank 0, a worker on the others. The only program that links MPI.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mpicc_proxy::link::Link;
+use mpicc_proxy::paths::{self, Installation};
+use mpicc_proxy::ranks::RankOptions;
+use mpicc_proxy::{dispatcher, worker};
+use std::process::ExitCode;
+
+/// A rank of mpicc-proxy; started through `mpicc-proxy run` or `mpiexec -n N mpicc-proxy dispatch`.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    options: RankOptions,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mpicc-proxy-rank: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &RankOptions) -> Result<()> {
+    let link = Link::start()?;
+    if link.rank() == 0 {
+        let socket = options.socket();
+        paths::prepare_socket_directory(&socket)?;
+        dispatcher::run(link, &dispatcher::Options { socket, ready_file: options.ready_file.clone() })
+    } else {
+        let library = Installation::of_this_program()?.library().context("cannot find the preload library")?;
+        worker::run(link, worker::Options { slots: options.slots, library })
+    }
+}

@@ -1,0 +1,101 @@
+# Sourced. Installs what the build and the integration scripts need: exactly the Debian packages whose programs or
+# files are missing, so that a prepared machine is never touched.
+
+# What must be there (a program on PATH, or a pattern of files when it contains a slash), and the package that has it.
+needed_tools() {
+    cat <<'TABLE'
+gcc                                              gcc
+g++                                              g++
+/usr/include/stdio.h                             libc6-dev
+make                                             make
+cmake                                            cmake
+ninja                                            ninja-build
+mpicc                                            libopenmpi-dev
+mpiexec                                          openmpi-bin
+/usr/lib/*/libclang-*.so*|/usr/lib/llvm-*/lib/libclang*.so*    libclang1-LLVM
+/usr/lib/llvm-*/lib/clang/*/include/stddef.h|/usr/lib/clang/*/include/stddef.h    libclang-common-LLVM-dev
+ccache                                           ccache
+valgrind                                         valgrind
+dash                                             dash
+perl                                             perl
+python3                                          python3
+unshare                                          util-linux
+mount                                            mount
+find                                             findutils
+timeout                                          coreutils
+dpkg-source                                      dpkg-dev
+/etc/ssl/certs/ca-certificates.crt               ca-certificates
+TABLE
+}
+
+is_there() {
+    local pattern
+    [[ $1 == */* ]] || { command -v "$1" >/dev/null && return; }
+    while IFS= read -r pattern; do
+        if compgen -G "$pattern" >/dev/null; then return 0; fi
+    done < <(tr '|' '\n' <<<"$1" | grep /)
+    return 1
+}
+
+missing_packages() {
+    local what package
+    while read -r what package; do
+        is_there "$what" || echo "$package"
+    done < <(needed_tools)
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "these packages are missing, and neither root nor sudo is there to install them: $(missing_packages | name_llvm | tr '\n' ' ')"
+    fi
+}
+
+# bindgen (below the mpi crate) takes any libclang; 14 is Debian 12's.
+name_llvm() {
+    local version=14
+    if ! apt-cache show "libclang1-$version" >/dev/null 2>&1; then
+        version=$(apt-cache search --names-only '^libclang1-[0-9]+$' | sed 's/^libclang1-\([0-9]*\) .*/\1/' | sort -n | tail -n 1)
+    fi
+    sed "s/LLVM/$version/"
+}
+
+install_packages() {
+    local packages
+    mapfile -t packages < <(printf '%s\n' "$@" | name_llvm)
+    echo "installing ${packages[*]}" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
+}
+
+setup_machine() {
+    local missing
+    mapfile -t missing < <(missing_packages)
+    if [ ${#missing[@]} -gt 0 ]; then
+        command -v apt-get >/dev/null || die "not a Debian machine; install yourself: ${missing[*]}"
+        # The package lists may be absent (a container image) or too old for what the archive still holds.
+        if ! apt-cache show "${missing[0]/LLVM/14}" >/dev/null 2>&1 || ! install_packages "${missing[@]}"; then
+            as_root apt-get update -q >&2
+            install_packages "${missing[@]}" || die "could not install ${missing[*]}"
+        fi
+        mapfile -t missing < <(missing_packages)
+        [ ${#missing[@]} -eq 0 ] || die "still missing after the installation: ${missing[*]}"
+    fi
+    setup_rust
+}
+
+setup_rust() {
+    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo >/dev/null ||
+        die "cargo not found: install Rust $(rust_version) or later with rustup (Debian 12's own is too old)"
+    local component
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 && continue
+        command -v rustup >/dev/null || die "cargo $component is missing: install it beside cargo"
+        rustup component add "${component/fmt/rustfmt}" >&2 || die "could not add cargo $component"
+    done
+}
+
+rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"; }

@@ -1,0 +1,75 @@
+# Sourced. Real projects to compile: Debian source packages, from the archive this machine already uses. The
+# machine's own apt set-up is only read; lists and downloads live in a cache of ours.
+
+sources=${MPICC_PROXY_SOURCES:-${XDG_CACHE_HOME:-$HOME/.cache}/mpicc-proxy-integration}
+
+# apt-get with private state. The machine's configuration holds (a proxy, say) except for hooks, which would act on
+# the machine's caches. APT_CONFIG is read before everything else and may say that nothing else is read.
+private_apt() {
+    local state=$sources/apt
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    touch "$state/status"
+    {
+        apt-config dump | grep -v -e 'Post-Invoke' -e 'Pre-Invoke' -e '^Dir::Etc::\(main\|parts\) '
+        cat <<CONF
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State::lists "$state/lists";
+Dir::State::status "$state/status";
+Dir::Cache "$state/cache";
+APT::Sandbox::User "$(id -un)";
+CONF
+    } >"$state/apt.conf"
+    APT_CONFIG=$state/apt.conf apt-get -q -o APT::Get::List-Cleanup=false "$@"
+}
+
+# "URI suite" of each configured entry of the Debian main archive. apt itself tells them apart, in whatever format
+# they are written, by the origin that their (signed) release files state.
+debian_archives() {
+    # shellcheck disable=SC2016 # apt expands these
+    "$@" indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' \
+        'Component: main' | sort -u
+}
+
+write_sources_list() {
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg option='' archives uri suite
+    mkdir -p "$sources/apt"
+    archives=$(debian_archives apt-get)
+    if [ -z "$archives" ]; then
+        # No package lists yet; origins are known only after an update, which need not be the machine's.
+        private_apt update >&2
+        archives=$(debian_archives private_apt)
+    fi
+    [ -n "$archives" ] || die "no Debian archive among the sources of apt (see: apt-get indextargets)"
+    [ ! -f "$keyring" ] || option="[signed-by=$keyring] "
+    while read -r uri suite; do
+        echo "deb-src $option$uri $suite main"
+    done <<<"$archives" >"$sources/apt/sources.list"
+}
+
+# fetch_source PACKAGE: downloads it unless the cache has it; prints the path of its .dsc.
+fetch_source() {
+    local package=$1 folder=$sources/$1 part
+    if ! compgen -G "$folder/*.dsc" >/dev/null; then
+        echo "fetching the source package $package" >&2
+        write_sources_list
+        local own=(-o "Dir::Etc::SourceList=$sources/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
+        part=$(mktemp -d "$sources/.$package.XXXXXX")
+        if ! (cd "$part" && private_apt "${own[@]}" update && private_apt "${own[@]}" source --download-only "$package") \
+            >"$sources/apt/log" 2>&1; then
+            rm -rf "$part"
+            cat "$sources/apt/log" >&2
+            die "cannot fetch the source package $package"
+        fi
+        rm -rf "$folder" && mv "$part" "$folder" # complete or absent, also after an interruption
+    fi
+    echo "$folder"/*.dsc
+}
+
+# unpack_source PACKAGE DIR: upstream's tree, without Debian's patches (lua's would bring in libtool, for one).
+unpack_source() {
+    local dsc
+    mkdir -p "$sources"
+    dsc=$(fetch_source "$1") || return
+    dpkg-source --no-check --no-copy --skip-patches -x "$dsc" "$2" >/dev/null
+}

@@ -1,0 +1,84 @@
+"""Reads what `mpicc-proxy run --stats FILE` wrote.
+
+stats.py judge STATS OBJECTS LOG    Every object came from a rank, and nothing that compiles ran on the head.
+stats.py row STATS                  Figures of a project, as the cells of a table row.
+stats.py get STATS NAME             One number (dotted: actions.remote).
+"""
+
+import json
+import re
+import sys
+
+# What belongs on the head by design. Anything else in `local_reasons` is a compile that should have travelled.
+LOCAL_BY_DESIGN = re.compile(r"(link|query|preprocess|version|no[ -]?(input|source))", re.IGNORECASE)
+
+HEADINGS = ["TUs", "remote", "local", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "misses/TU"]
+
+
+def judge(stats, objects, log):
+    complaints = []
+    actions = stats["actions"]
+    if objects == 0 or actions["remote"] != objects:
+        complaints.append(f"{actions['remote']} compiles ran on ranks, but there are {objects} objects")
+    if actions["failed"] or stats["retries"]:
+        complaints.append(f"{actions['failed']} failed, {stats['retries']} retries")
+    for reason, count in stats["local_reasons"].items():
+        if not LOCAL_BY_DESIGN.match(reason):
+            complaints.append(f"{count} invocations ran on the head: {reason}")
+    if sum(stats["local_reasons"].values()) != actions["local"]:
+        complaints.append(f"{actions['local']} local invocations, but the reasons are {stats['local_reasons']}")
+    per_rank = {rank["rank"]: rank["actions"] for rank in stats["ranks"] if rank["slots"]}
+    if sum(per_rank.values()) != actions["remote"]:
+        complaints.append(f"{actions['remote']} remote compiles, but the ranks count {per_rank}")
+    # The same from the clients' side, whatever the reasons are called.
+    with open(log, errors="surrogateescape") as file:
+        lines = file.read().splitlines()
+    remote = [line for line in lines if line.startswith("remote")]
+    if len(remote) != objects:
+        complaints.append(f"the clients' log has {len(remote)} remote compiles for {objects} objects")
+    complaints += [f"in the clients' log: {line}" for line in lines if line.startswith("local") and " -c " in line]
+    return complaints
+
+
+def row(stats):
+    remote = stats["actions"]["remote"]
+    per_tu = max(remote, 1)
+    head = (stats["dispatcher_cpu_s"] + stats["client_cpu_s"]) / per_tu
+    compiled = stats["compile_cpu_s"] / per_tu
+    return [
+        str(remote + stats["actions"]["hit"]),
+        str(remote),
+        str(stats["actions"]["local"]),
+        f"{head * 1e3:.2f} ms",
+        f"{compiled * 1e3:.0f} ms",
+        f"{head / compiled:.2%}" if compiled else "-",
+        f"{stats['bytes_to_workers'] / per_tu / 1e3:.0f} kB",
+        f"{stats['bytes_from_workers'] / per_tu / 1e3:.0f} kB",
+        f"{stats['misses'] / per_tu:.1f}",
+    ]
+
+
+def main():
+    command, arguments = sys.argv[1], sys.argv[2:]
+    if command == "headings":
+        print("\t".join(HEADINGS))
+        return
+    with open(arguments[0]) as file:
+        stats = json.load(file)
+    if command == "judge":
+        complaints = judge(stats, int(arguments[1]), arguments[2])
+        for complaint in complaints:
+            print(complaint)
+        sys.exit(1 if complaints else 0)
+    elif command == "row":
+        print("\t".join(row(stats)))
+    elif command == "get":
+        value = stats
+        for name in arguments[1].split("."):
+            value = value[name]
+        print(value)
+    else:
+        sys.exit(__doc__)
+
+
+main()

@@ -1,0 +1,328 @@
+//! Worker side: where a path of the head leads on this host. A path becomes a [`Place`]: this host's own, a scratch
+//! file the compile wrote, the head's record, or an error of the head. Opening makes a [`Target`] of it: a real path
+//! on this host, so that the descriptor a compiler gets is a real one.
+//!
+//! Doubt never means "this host's file": what the tree does not cover taints the compile, whose result is then thrown
+//! away.
+//!
+//! # Writes
+//! A file opened for writing becomes `<scratch>/w<n>` and an entry in the task page, which every process of the
+//! compile consults before the table: what cc1 wrote, as reads.
+
+use crate::path::{self, Key, PathBuf};
+use crate::sys::{self, Errno};
+use crate::view::{self, Known};
+use core::ffi::{CStr, c_char, c_int};
+use core::sync::atomic::Ordering;
+use mpicc_proxy_abi::PATH_BYTES_MAX;
+use mpicc_proxy_abi::miss::Want;
+use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Entry};
+use mpicc_proxy_abi::task::{Taint, WRITE_REPLACES, WriteEntry, WriteState};
+
+/// Starts worker mode. `false`: this process cannot be part of a remote compile.
+pub fn start() -> bool {
+    if !view::start() {
+        return false;
+    }
+    sys::set_umask(view::page().umask);
+    sys::die_with_parent();
+    true
+}
+
+/// Where a path leads.
+pub enum Place {
+    /// This host's own.
+    Own,
+    /// Written by this compile.
+    Written(&'static WriteEntry),
+    /// As on the head; `stat_errno` may say that it does not exist.
+    Head(Known),
+}
+
+/// The key of a path given relative to descriptor `dir`. `Err`: an errno for the caller.
+///
+/// # Safety
+/// `path` is NULL or NUL-terminated.
+pub unsafe fn key(dir: c_int, path: *const c_char) -> Result<Key, Errno> {
+    if path.is_null() {
+        return Err(libc::EFAULT);
+    }
+    // SAFETY: NUL-terminated by the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
+    if bytes.is_empty() {
+        return Err(libc::ENOENT);
+    }
+    if dir != libc::AT_FDCWD && bytes[0] != b'/' {
+        view::taint(Taint::Unsupported, b"a path relative to a descriptor");
+        return Err(libc::ENOSYS);
+    }
+    let page = view::page();
+    path::absolute(page.bytes(page.cwd), bytes).ok_or(libc::ENAMETOOLONG)
+}
+
+/// Where `key` leads.
+pub fn place(key: &[u8], want: Want) -> Result<Place, Errno> {
+    if view::is_own(key) {
+        return Ok(Place::Own);
+    }
+    if let Some(written) = view::page().find_write(key) {
+        return Ok(Place::Written(written));
+    }
+    view::lookup(key, want).map(Place::Head).ok_or(libc::EIO)
+}
+
+/// What to open instead of a path.
+pub struct Target {
+    pub path: PathBuf,
+    pub flags: c_int,
+    /// The record the descriptor will stand for.
+    pub known: Option<Known>,
+}
+
+const WRITING: c_int = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_RDWR;
+
+/// Decides what open(2) with these flags opens. `Ok(None)`: the path itself.
+pub fn target(key: &Key, flags: c_int) -> Result<Option<Target>, Errno> {
+    let writing = flags & WRITING != 0;
+    if flags & (libc::O_PATH | (libc::O_TMPFILE & !libc::O_DIRECTORY)) != 0 && !view::is_own(key.bytes()) {
+        return Err(unsupported(key.bytes()));
+    }
+    let want = if writing && flags & libc::O_TRUNC != 0 { Want::Record } else { Want::Content };
+    match place(key.bytes(), want)? {
+        Place::Own => Ok(None),
+        Place::Written(written) => match written.state() {
+            WriteState::Live if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => Err(libc::EEXIST),
+            WriteState::Live => scratch_target(written, flags),
+            WriteState::Directory if writing => Err(libc::EISDIR),
+            WriteState::Directory => scratch_target(written, flags),
+            _ if flags & libc::O_CREAT == 0 => Err(libc::ENOENT),
+            _ => revive(written, flags),
+        },
+        Place::Head(known) if writing => write_target(key, known, flags),
+        Place::Head(known) => read_target(key, known, flags),
+    }
+}
+
+fn scratch_target(written: &WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
+    let kind = if written.state() == WriteState::Directory { b'd' } else { b'w' };
+    let mut path = PathBuf::new();
+    if !view::scratch_path(kind, written.scratch.load(Ordering::Acquire), &mut path) {
+        return Err(limit());
+    }
+    Ok(Some(Target { path, flags: flags & !libc::O_EXCL, known: None }))
+}
+
+/// A name that was deleted is made anew.
+fn revive(written: &WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
+    let number = view::page().scratch_used.fetch_add(1, Ordering::AcqRel);
+    written.scratch.store(number, Ordering::Release);
+    if written.state() == WriteState::Deleted {
+        written.flags.fetch_or(WRITE_REPLACES, Ordering::AcqRel);
+    }
+    written.state.store(WriteState::Live as u32, Ordering::Release);
+    scratch_target(written, flags)
+}
+
+fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
+    let entry = known.entry;
+    if entry.stat_errno != 0 {
+        return Err(entry.stat_errno);
+    }
+    let kind = entry.stat.mode & libc::S_IFMT;
+    if kind != libc::S_IFDIR && (key.directory || flags & libc::O_DIRECTORY != 0) {
+        return Err(libc::ENOTDIR);
+    }
+    if flags & libc::O_NOFOLLOW != 0 && is_link(entry) {
+        return Err(libc::ELOOP);
+    }
+    if entry.access & ACCESS_READ == 0 {
+        return Err(libc::EACCES);
+    }
+    let mut path = PathBuf::new();
+    let found = match kind {
+        libc::S_IFREG => view::store_path(entry, &mut path),
+        // Any folder does: compilers open one by mistake and look at its fstat(2). Reading names is opendir's matter.
+        libc::S_IFDIR => path.push(view::page().bytes(view::page().scratch)),
+        _ => return Err(unsupported(key.bytes())),
+    };
+    if found { Ok(Some(Target { path, flags, known: Some(known) })) } else { Err(limit()) }
+}
+
+fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
+    let entry = known.entry;
+    match entry.stat_errno {
+        0 => {
+            let kind = entry.stat.mode & libc::S_IFMT;
+            if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 {
+                return Err(libc::EEXIST);
+            }
+            if kind == libc::S_IFDIR {
+                return Err(libc::EISDIR);
+            }
+            if key.directory {
+                return Err(libc::ENOTDIR);
+            }
+            if entry.access & ACCESS_WRITE == 0 {
+                return Err(libc::EACCES);
+            }
+            if kind != libc::S_IFREG {
+                return Err(unsupported(key.bytes()));
+            }
+        }
+        libc::ENOENT if flags & libc::O_CREAT == 0 => return Err(libc::ENOENT),
+        libc::ENOENT if key.directory => return Err(libc::EISDIR),
+        libc::ENOENT => may_create_in(path::parent(key.bytes()))?,
+        errno => return Err(errno),
+    }
+    let written = add_write(key.bytes(), WriteState::Live, 0)?;
+    let target = scratch_target(written, flags | libc::O_CREAT)?;
+    if entry.stat_errno == 0
+        && flags & libc::O_TRUNC == 0
+        && let Some(target) = &target
+    {
+        copy_content(entry, target)?;
+    }
+    Ok(target)
+}
+
+/// The file is changed in place: it starts as it is on the head.
+fn copy_content(entry: &Entry, target: &Target) -> Result<(), Errno> {
+    if entry.access & ACCESS_READ == 0 {
+        return Err(unsupported(b"a write into an unreadable file"));
+    }
+    let mut content = PathBuf::new();
+    if !view::store_path(entry, &mut content) {
+        return Err(limit());
+    }
+    // SAFETY: NUL-terminated paths of ours.
+    let from = unsafe { sys::open(content.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) }?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+    // SAFETY: as above.
+    let result = unsafe { sys::open(target.path.as_ptr(), flags, entry.stat.mode & 0o7777) }.and_then(|to| {
+        let result = sys::copy(from, to);
+        sys::close(to);
+        result
+    });
+    sys::close(from);
+    result
+}
+
+/// May a name be made (or removed) in this folder of the head?
+pub fn may_create_in(folder: &[u8]) -> Result<(), Errno> {
+    match place(folder, Want::Record)? {
+        Place::Own => Ok(()),
+        Place::Written(written) if written.state() == WriteState::Directory => Ok(()),
+        Place::Written(written) if written.state() == WriteState::Live => Err(libc::ENOTDIR),
+        Place::Written(_) => Err(libc::ENOENT),
+        Place::Head(Known { entry, .. }) => {
+            if entry.stat_errno != 0 {
+                Err(entry.stat_errno)
+            } else if entry.stat.mode & libc::S_IFMT != libc::S_IFDIR {
+                Err(libc::ENOTDIR)
+            } else if entry.access & (ACCESS_WRITE | ACCESS_EXECUTE) != ACCESS_WRITE | ACCESS_EXECUTE {
+                Err(libc::EACCES)
+            } else {
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Lists `key` as written; the scratch number is new.
+pub fn add_write(key: &[u8], state: WriteState, flags: u32) -> Result<&'static WriteEntry, Errno> {
+    let page = view::page();
+    let number = page.scratch_used.fetch_add(1, Ordering::AcqRel);
+    page.add_write(key, state, flags, number).ok_or_else(limit)
+}
+
+pub fn is_link(entry: &Entry) -> bool {
+    entry.lstat_errno == 0 && entry.lstat.mode & libc::S_IFMT == libc::S_IFLNK
+}
+
+/// Taints the compile and returns the errno the program sees meanwhile.
+pub fn unsupported(what: &[u8]) -> Errno {
+    view::taint(Taint::Unsupported, what);
+    libc::ENOSYS
+}
+
+fn limit() -> Errno {
+    view::taint(Taint::Limit, b"written files or path length");
+    libc::ENAMETOOLONG
+}
+
+/// Called before `path` is executed: only the verified programs of the toolchain may run, because any other would be
+/// this host's instead of the head's.
+///
+/// # Safety
+/// `path` is NUL-terminated.
+pub unsafe fn before_exec(path: *const c_char) -> Result<(), Errno> {
+    // SAFETY: promised by the caller.
+    let key = unsafe { key(libc::AT_FDCWD, path) }?;
+    let page = view::page();
+    let programs = &page.programs[..(page.program_count as usize).min(page.programs.len())];
+    if programs.iter().any(|program| page.bytes(*program) == key.bytes()) {
+        page.execs.fetch_add(1, Ordering::AcqRel);
+        return Ok(());
+    }
+    if let Place::Head(known) = place(key.bytes(), Want::Record)?
+        && known.entry.stat_errno != 0
+    {
+        return Err(known.entry.stat_errno);
+    }
+    view::taint(Taint::Program, key.bytes());
+    Err(libc::EACCES)
+}
+
+/// Finds `file` in `PATH` as the head would and writes its path, NUL-terminated, to `out`.
+///
+/// # Safety
+/// `file` is NUL-terminated.
+pub unsafe fn search_path(file: *const c_char, out: &mut [u8; PATH_BYTES_MAX + 1]) -> Result<(), Errno> {
+    // SAFETY: promised by the caller.
+    let name = unsafe { CStr::from_ptr(file) }.to_bytes();
+    if name.is_empty() {
+        return Err(libc::ENOENT);
+    }
+    let mut copy = |bytes: &[u8]| {
+        let room = out.get_mut(..=bytes.len()).ok_or(libc::ENAMETOOLONG)?;
+        room[..bytes.len()].copy_from_slice(bytes);
+        room[bytes.len()] = 0;
+        Ok(())
+    };
+    if name.contains(&b'/') {
+        return copy(name);
+    }
+    // SAFETY: a NUL-terminated name; the environment is not changed while we look at it.
+    let variable = unsafe { libc::getenv(c"PATH".as_ptr()) };
+    let folders: &[u8] = if variable.is_null() {
+        b"/bin:/usr/bin"
+    } else {
+        // SAFETY: a NUL-terminated string of the environment.
+        unsafe { CStr::from_ptr(variable) }.to_bytes()
+    };
+    let page = view::page();
+    let mut denied = false;
+    for folder in folders.split(|b| *b == b':') {
+        let mut candidate = PathBuf::new();
+        if !(candidate.push(if folder.is_empty() { b"." } else { folder })
+            && candidate.push(b"/")
+            && candidate.push(name))
+        {
+            continue;
+        }
+        let Some(key) = path::absolute(page.bytes(page.cwd), candidate.as_bytes()) else { continue };
+        let Place::Head(Known { entry, .. }) = place(key.bytes(), Want::Record)? else { continue };
+        if entry.stat_errno == 0 && entry.stat.mode & libc::S_IFMT == libc::S_IFREG {
+            if entry.access & ACCESS_EXECUTE != 0 {
+                return copy(candidate.as_bytes());
+            }
+            denied = true;
+        }
+    }
+    Err(if denied { libc::EACCES } else { libc::ENOENT })
+}
+
+/// The exec announced by [`before_exec`] did not happen.
+pub fn exec_failed() {
+    view::page().execs.fetch_sub(1, Ordering::AcqRel);
+}

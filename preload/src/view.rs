@@ -1,0 +1,215 @@
+//! What this process of a remote compile knows of the head: the mapped table and task page, the question to the rank
+//! when they do not know a path, and the descriptors that stand for files of the head. Knows no libc entry point.
+//!
+//! State lives in the shared memory or in atomics set once; a vfork child shares it with its parent, so the socket is
+//! tied to the process id that opened it.
+
+use crate::path::{self, PathBuf};
+use crate::sys;
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use mpicc_proxy_abi::miss::{Answer, Request, Status, Want};
+use mpicc_proxy_abi::table::{Entry, Header, TABLE_BYTES, Table, hash_path};
+use mpicc_proxy_abi::task::{PAGE_BYTES, Page, TABLE_FD, TASK_FD, Taint};
+use mpicc_proxy_abi::{PATH_BYTES_MAX, VERSION};
+
+static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Folders that are this host's own in every compile: the kernel's. `/dev/shm` is memory, where people do build.
+const OWN_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+const SHARED_MEMORY: &[u8] = b"/dev/shm";
+
+/// Maps table and page. `false`: something does not fit; the process then runs without the tree, which the rank
+/// notices by the missing activation.
+pub fn start() -> bool {
+    let (Some(table), Some(page)) =
+        (sys::map_shared(TABLE_FD, TABLE_BYTES, false), sys::map_shared(TASK_FD, PAGE_BYTES, true))
+    else {
+        return false;
+    };
+    // SAFETY: both mappings have the full length and start with the version fields.
+    let (header, page) = unsafe { (&*table.cast::<Header>(), &*page.cast::<Page>()) };
+    if header.version != VERSION || header.entry_bytes as usize != size_of::<Entry>() || page.version != VERSION {
+        return false;
+    }
+    TABLE.store(table.cast(), Ordering::Release);
+    PAGE.store(core::ptr::from_ref(page).cast_mut(), Ordering::Release);
+    page.activations.fetch_add(1, Ordering::AcqRel);
+    true
+}
+
+/// This compile's page. Only worker-mode handlers call it, and worker mode begins after [`start`].
+pub fn page() -> &'static Page {
+    // SAFETY: set by `start`, never unmapped.
+    unsafe { &*PAGE.load(Ordering::Acquire) }
+}
+
+fn table() -> Table {
+    // SAFETY: set by `start`, never unmapped.
+    unsafe { Table::new(TABLE.load(Ordering::Acquire)) }
+}
+
+/// A string of an entry.
+pub fn text(span: mpicc_proxy_abi::table::Span) -> &'static [u8] {
+    let table = table();
+    let bytes = table.bytes(span);
+    // SAFETY: the table stays mapped for the life of the process; published bytes never change.
+    unsafe { core::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
+}
+
+/// Is this path the worker host's own business?
+pub fn is_own(key: &[u8]) -> bool {
+    let page = page();
+    if path::is_below(key, page.bytes(page.scratch)) || path::is_below(key, page.bytes(page.store)) {
+        return true;
+    }
+    OWN_FOLDERS.iter().any(|folder| path::is_below(key, folder)) && !path::is_below(key, SHARED_MEMORY)
+}
+
+/// Marks the result as not to be used.
+pub fn taint(why: Taint, detail: &[u8]) {
+    page().taint(why, detail);
+}
+
+/// A record with its index in the table.
+#[derive(Clone, Copy)]
+pub struct Known {
+    pub index: u32,
+    pub entry: &'static Entry,
+}
+
+/// What the head knows of `key`. With [`Want::Content`], the content of a regular file is in the store afterwards.
+/// `None`: the rank does not answer; the compile is tainted.
+pub fn lookup(key: &[u8], want: Want) -> Option<Known> {
+    let hash = hash_path(key);
+    if let Some(known) = probe(key, hash)
+        && satisfies(known.entry, want)
+    {
+        return Some(known);
+    }
+    if ask(key, want).is_none() {
+        taint(Taint::Unanswered, key);
+        return None;
+    }
+    let known = probe(key, hash);
+    if known.is_none_or(|known| !satisfies(known.entry, want)) {
+        taint(Taint::Store, key);
+    }
+    known
+}
+
+fn probe(key: &[u8], hash: u64) -> Option<Known> {
+    let (table, page) = (table(), page());
+    let (index, _) = table.find(key, hash).find(|(index, _)| page.is_valid(*index))?;
+    page.mark_used(index);
+    // SAFETY: the table stays mapped for the life of the process; published entries never change.
+    let entry = unsafe { &*core::ptr::from_ref(table.entry(index)?) };
+    Some(Known { index, entry })
+}
+
+fn satisfies(entry: &Entry, want: Want) -> bool {
+    let readable_file = entry.stat_errno == 0
+        && entry.stat.mode & libc::S_IFMT == libc::S_IFREG
+        && entry.access & mpicc_proxy_abi::table::ACCESS_READ != 0;
+    want != Want::Content || !readable_file || entry.content.load(Ordering::Acquire) == 1
+}
+
+/// Where the content of an entry lies on this host.
+pub fn store_path(entry: &Entry, out: &mut PathBuf) -> bool {
+    let page = page();
+    out.push(page.bytes(page.store)) && out.push(b"/") && out.push_hex(&entry.digest)
+}
+
+/// The name of scratch item `<kind><number>`.
+pub fn scratch_path(kind: u8, number: u32, out: &mut PathBuf) -> bool {
+    let page = page();
+    out.push(page.bytes(page.scratch)) && out.push(b"/") && out.push(&[kind]) && out.push_number(number)
+}
+
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
+static SOCKET_OWNER: AtomicI32 = AtomicI32::new(0);
+static SOCKET_BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Lowest descriptor for the socket to the rank, beside the table's and the page's.
+const SOCKET_FD_MIN: c_int = TASK_FD + 1;
+
+/// Asks the rank. `Some(value)` when it is ready; see [`Answer::value`].
+pub fn ask(key: &[u8], want: Want) -> Option<u32> {
+    let own_process = sys::getpid();
+    while SOCKET_BUSY.swap(true, Ordering::Acquire) {
+        sys::yield_now();
+    }
+    let kept = SOCKET.load(Ordering::Relaxed);
+    let result = if kept >= 0 && SOCKET_OWNER.load(Ordering::Relaxed) == own_process {
+        exchange(kept, key, want)
+    } else if let Some(fd) = connect() {
+        let result = exchange(fd, key, want);
+        if kept < 0 {
+            SOCKET.store(fd, Ordering::Relaxed);
+            SOCKET_OWNER.store(own_process, Ordering::Relaxed);
+        } else {
+            // A vfork or fork child: the parent's socket stays the parent's.
+            sys::close(fd);
+        }
+        result
+    } else {
+        None
+    };
+    SOCKET_BUSY.store(false, Ordering::Release);
+    result
+}
+
+fn connect() -> Option<c_int> {
+    let page = page();
+    sys::connect_seqpacket(page.bytes(page.socket), SOCKET_FD_MIN)
+}
+
+fn exchange(fd: c_int, key: &[u8], want: Want) -> Option<u32> {
+    const HEAD: usize = size_of::<Request>();
+    let request = Request { version: VERSION, task: page().task, want: want as u32, path_bytes: key.len() as u32 };
+    let mut datagram = [0u8; HEAD + PATH_BYTES_MAX];
+    // SAFETY: `Request` is four u32 without padding.
+    datagram[..HEAD].copy_from_slice(&unsafe { core::mem::transmute::<Request, [u8; HEAD]>(request) });
+    datagram.get_mut(HEAD..HEAD + key.len())?.copy_from_slice(key);
+    if !sys::send_all(fd, &datagram[..HEAD + key.len()]) {
+        return None;
+    }
+    let mut raw = [0u8; size_of::<Answer>()];
+    if !sys::receive(fd, &mut raw) {
+        return None;
+    }
+    // SAFETY: `Answer` is two u32; any bits are valid.
+    let answer = unsafe { core::mem::transmute::<[u8; size_of::<Answer>()], Answer>(raw) };
+    (answer.status == Status::Ready as u32).then_some(answer.value)
+}
+
+/// Descriptors that stand for a file of the head: number -> entry, with the identity of what was really opened, so
+/// that a descriptor which was closed and used again is told apart without a hook on close(2).
+const FDS_MAX: usize = 1024;
+static FD_ENTRY: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
+static FD_DEV: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
+static FD_INO: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
+
+/// Notes that `fd` was opened for the entry at `index`.
+pub fn note_fd(fd: c_int, index: u32) {
+    let (Some(slot), Some(stat)) = (usize::try_from(fd).ok().filter(|fd| *fd < FDS_MAX), sys::fstat(fd)) else {
+        taint(Taint::Limit, b"descriptor number");
+        return;
+    };
+    FD_DEV[slot].store(stat.st_dev, Ordering::Relaxed);
+    FD_INO[slot].store(stat.st_ino, Ordering::Relaxed);
+    FD_ENTRY[slot].store(u64::from(index) + 1, Ordering::Release);
+}
+
+/// The entry `fd` stands for, given what fstat(2) really says of it.
+pub fn entry_of_fd(fd: c_int, dev: u64, ino: u64) -> Option<&'static Entry> {
+    let slot = usize::try_from(fd).ok().filter(|fd| *fd < FDS_MAX)?;
+    let index = FD_ENTRY[slot].load(Ordering::Acquire).checked_sub(1)?;
+    if FD_DEV[slot].load(Ordering::Relaxed) != dev || FD_INO[slot].load(Ordering::Relaxed) != ino {
+        return None;
+    }
+    let table = table();
+    // SAFETY: the table stays mapped for the life of the process; published entries never change.
+    Some(unsafe { &*core::ptr::from_ref(table.entry(index as u32)?) })
+}

@@ -1,0 +1,269 @@
+//! One intercepted driver: classify, ask the dispatcher, publish the result, exit with the compiler's status. Whatever
+//! goes wrong on the way, it becomes the real driver instead; the build cannot tell.
+
+use crate::connection::Connection;
+use crate::driver::{self, Verdict};
+use crate::paths;
+use crate::publish::publish;
+use crate::rusage;
+use crate::wire::{ActionResult, Bytes, Exit, Invocation, Stream, ToClient, ToDispatcher};
+use mpicc_proxy_abi::{driver as names, env};
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// Exit status when `MPICC_PROXY_FALLBACK=forbid` keeps a compile from running locally (EX_UNAVAILABLE).
+const EXIT_FORBIDDEN: u8 = 69;
+/// Exit status when the client is started without the hook's variable (EX_USAGE).
+const EXIT_USAGE: u8 = 64;
+/// As a shell's: the driver could not be executed.
+const EXIT_NOT_EXECUTABLE: u8 = 126;
+
+/// Why a compile that was meant for a rank runs here.
+struct Fallback {
+    reason: String,
+    detail: String,
+    /// The dispatcher counted it already, or cannot.
+    counted: bool,
+}
+
+struct Client {
+    driver: OsString,
+    argv: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let Some(driver) = variable(env::DRIVER) else {
+        eprintln!(
+            "mpicc-proxy-client: it is started by libmpicc-proxy.so in place of a compiler; \
+             to run one command by hand use `mpicc-proxy exec -- gcc ...`"
+        );
+        return EXIT_USAGE.into();
+    };
+    let is_internal = |name: &OsStr| env::INTERNAL.contains(&name.as_bytes());
+    let client = Client {
+        driver,
+        argv: std::env::args_os().collect(),
+        environment: std::env::vars_os().filter(|(name, _)| !is_internal(name)).collect(),
+    };
+    client.run()
+}
+
+fn variable(name: &[u8]) -> Option<OsString> {
+    std::env::var_os(OsStr::from_bytes(name))
+}
+
+impl Client {
+    fn run(&self) -> ExitCode {
+        if variable(env::SWITCH).is_some_and(|value| env::is_off(value.as_bytes())) {
+            return self.become_driver();
+        }
+        let reason = match self.classify() {
+            Verdict::Remote(_) => driver::keeps_here(&self.environment_entries()),
+            Verdict::Local(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
+            let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            self.log("local", reason.name(), &detail);
+            self.note_local(reason.name());
+            return self.become_driver();
+        }
+        match self.run_remotely() {
+            Ok(code) => {
+                self.log("remote", "-", "");
+                code
+            }
+            Err(fallback) => self.fall_back(&fallback),
+        }
+    }
+
+    fn classify(&self) -> Verdict {
+        let unknown = || Verdict::Local(driver::Reason::new(driver::Cause::UnknownOption));
+        let name = |path: &OsStr| names::recognise(names::base_name(path.as_bytes()));
+        let Some(driver) = name(&self.driver) else { return unknown() };
+        // A driver called by another driver's name behaves as that one, or as a mixture.
+        if self.argv.first().and_then(|argv0| name(argv0)).is_some_and(|called| called != driver) {
+            return unknown();
+        }
+        let arguments: Vec<Bytes> = self.argv.iter().skip(1).map(|word| word.as_bytes().to_vec()).collect();
+        driver::classify(driver, &arguments, &mut |path| std::fs::read(OsStr::from_bytes(path)))
+    }
+
+    fn environment_entries(&self) -> Vec<Bytes> {
+        // What steers us must not make one compile's environment differ from another's.
+        let ours = |name: &OsStr| env::KEPT.contains(&name.as_bytes());
+        let kept = self.environment.iter().filter(|(name, _)| !ours(name));
+        kept.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect()
+    }
+
+    fn invocation(&self) -> io::Result<Invocation> {
+        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        nix::sys::stat::umask(umask);
+        let terminals = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
+        Ok(Invocation {
+            driver: self.driver.as_bytes().to_vec(),
+            argv: self.argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            environment: self.environment_entries(),
+            cwd: nix::unistd::getcwd()?.into_os_string().into_vec(),
+            umask: umask.bits(),
+            terminals: (0..).zip(terminals).fold(0, |bits, (fd, yes)| bits | u32::from(yes) << fd),
+            window: terminals[0].then(window_of_stdin).flatten(),
+            merged_output: same_file(io::stdout(), io::stderr()),
+        })
+    }
+
+    fn run_remotely(&self) -> Result<ExitCode, Fallback> {
+        let uncounted = |reason: &str, error: io::Error| Fallback {
+            reason: reason.to_owned(),
+            detail: error.to_string(),
+            counted: false,
+        };
+        let invocation = self.invocation().map_err(|error| uncounted("no-working-directory", error))?;
+        let umask = invocation.umask;
+        let mut connection =
+            Connection::open(&paths::own_socket_path()).map_err(|error| uncounted("no-dispatcher", error))?;
+        connection.send(&ToDispatcher::Compile(invocation)).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let answer = receive(&mut connection).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let Answer::Result(result, received) = answer else {
+            let Answer::RunLocally(reason) = answer else { unreachable!("the two kinds of answer") };
+            return Err(Fallback { reason, detail: String::new(), counted: true });
+        };
+        let code = match result.exit {
+            Exit::Code(code) => code as u8,
+            Exit::Signal(signal) => {
+                let killed = io::Error::other(format!("the driver was killed by signal {signal}"));
+                return Err(uncounted("driver-killed", killed));
+            }
+        };
+        publish(&result.outputs, &received.outputs, umask).map_err(|error| uncounted("cannot-publish", error))?;
+        // A reader that is gone is no more our concern than it is the compiler's.
+        let _ = io::stdout().lock().write_all(&received.stdout).and_then(|()| io::stdout().flush());
+        let _ = io::stderr().write_all(&received.stderr);
+        let _ = connection.send(&ToDispatcher::Published { client_cpu_us: rusage::own_cpu_us() });
+        Ok(code.into())
+    }
+
+    fn fall_back(&self, fallback: &Fallback) -> ExitCode {
+        let Fallback { reason, detail, counted } = fallback;
+        if variable(env::FALLBACK).is_some_and(|value| env::is_forbid(value.as_bytes())) {
+            self.log("forbidden", reason, detail);
+            eprintln!(
+                "mpicc-proxy: `{}` was meant for a rank but would run locally ({reason}{}{detail}), which \
+                 MPICC_PROXY_FALLBACK=forbid does not allow",
+                self.command_line(),
+                if detail.is_empty() { "" } else { ": " },
+            );
+            return EXIT_FORBIDDEN.into();
+        }
+        self.log("local", reason, detail);
+        if !counted {
+            self.note_local(reason);
+        }
+        self.become_driver()
+    }
+
+    /// Tells the dispatcher, if there is one, that this invocation runs here.
+    fn note_local(&self, reason: &str) {
+        let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us() };
+        let _ = Connection::open(&paths::own_socket_path()).and_then(|mut connection| connection.send(&note));
+    }
+
+    /// Executes the real driver in this process: same pid, same descriptors, same parent.
+    fn become_driver(&self) -> ExitCode {
+        let mut command = Command::new(&self.driver);
+        command.args(self.argv.iter().skip(1)).env_clear().envs(self.environment.iter().cloned());
+        if let Some(argv0) = self.argv.first() {
+            command.arg0(argv0);
+        }
+        // The library must not catch it again, should it be loaded in spite of all (ld.so.preload).
+        command.env(OsStr::from_bytes(env::SWITCH), "off");
+        let error = crate::signals::exec(&mut command);
+        eprintln!("mpicc-proxy-client: cannot execute {}: {error}", self.driver.display());
+        EXIT_NOT_EXECUTABLE.into()
+    }
+
+    fn command_line(&self) -> String {
+        let words: Vec<_> = self.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        words.join(" ")
+    }
+
+    /// One line in the file named by `MPICC_PROXY_LOG`: verdict, reason, detail, working directory, command, separated
+    /// by tabs. A single write, so that lines of many clients do not mix.
+    fn log(&self, verdict: &str, reason: &str, detail: &str) {
+        let Some(path) = variable(env::LOG) else { return };
+        let cwd = nix::unistd::getcwd().unwrap_or_default();
+        let one_line = |text: &str| text.replace(['\n', '\t'], " ");
+        let line = format!(
+            "{verdict}\t{reason}\t{}\t{}\t{}\n",
+            one_line(detail),
+            one_line(&cwd.to_string_lossy()),
+            one_line(&self.command_line())
+        );
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
+/// What arrived for one action.
+#[derive(Default)]
+struct Received {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    outputs: Vec<Vec<u8>>,
+}
+
+enum Answer {
+    Result(ActionResult, Received),
+    RunLocally(String),
+}
+
+/// Collects a result. Nothing is published before it is whole.
+fn receive(connection: &mut Connection) -> io::Result<Answer> {
+    let mut received = Received::default();
+    loop {
+        let (head, payload) = connection.receive()?;
+        match head {
+            ToClient::Chunk { stream: Stream::Stdout } => received.stdout.extend(payload),
+            ToClient::Chunk { stream: Stream::Stderr } => received.stderr.extend(payload),
+            ToClient::Chunk { stream: Stream::Output(index) } => {
+                let index = index as usize;
+                if index >= mpicc_proxy_abi::task::WRITES_MAX as usize {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a result has too many outputs"));
+                }
+                if received.outputs.len() <= index {
+                    received.outputs.resize_with(index + 1, Vec::new);
+                }
+                received.outputs[index].extend(payload);
+            }
+            ToClient::Restart => received = Received::default(),
+            ToClient::Done(result) => {
+                received.outputs.resize_with(result.outputs.len(), Vec::new);
+                return Ok(Answer::Result(result, received));
+            }
+            ToClient::RunLocally { reason } => return Ok(Answer::RunLocally(reason)),
+            ToClient::Status(_) | ToClient::Stopping => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"));
+            }
+        }
+    }
+}
+
+fn same_file(a: impl AsFd, b: impl AsFd) -> bool {
+    let identity = |fd: &dyn AsFd| nix::sys::stat::fstat(fd.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let (a, b) = (identity(&a), identity(&b));
+    a.is_some() && a == b
+}
+
+fn window_of_stdin() -> Option<[u16; 4]> {
+    let mut size = [0u16; 4];
+    // SAFETY: TIOCGWINSZ fills a `winsize`, four u16 without padding.
+    let result = unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0).then_some(size)
+}

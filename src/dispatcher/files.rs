@@ -1,0 +1,432 @@
+//! The head's tree as the ranks may see it: a record for every path that a compile asked about, checked again for each
+//! action that is to believe it. Knows no sockets and no ranks.
+//!
+//! # When is a record still true?
+//! [`HeadTree::validate`] repeats stat(2) (and lstat(2) for a symbolic link) and compares identity, size, mode, owner,
+//! mtime and ctime. A change makes a new version with a new id; the old id is never validated again. Directories
+//! compare without size and times, which change with every object written beside a source and which no compiler looks
+//! at. A file that was modified less than [`RACY`] before its content was read may change once more within the same
+//! time stamp, so its content is read again at the next validation.
+//!
+//! # Epochs
+//! Ids index the ranks' tables, whose size is fixed. When they are used up a new epoch starts: all records are
+//! forgotten and ids begin at 0 again.
+
+use crate::wire::{Bytes, Digest, Record, RecordId};
+use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Names a path over all its versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathId(u32);
+
+/// Coarsest time stamp of the file systems in use (ext3 aside, a kernel tick), with room to spare.
+const RACY: Duration = Duration::from_millis(50);
+
+/// Contents kept in memory for ranks that ask again, in bytes.
+const KEPT_BYTES_MAX: u64 = 256 << 20;
+
+struct PathState {
+    path: Rc<[u8]>,
+    record: Option<RecordId>,
+    /// A compile opened it: its content will be needed by others.
+    opened: bool,
+}
+
+struct RecordState {
+    record: Rc<Record>,
+    racy: bool,
+}
+
+/// The head's tree.
+pub struct HeadTree {
+    epoch: u32,
+    path_ids: HashMap<Rc<[u8]>, PathId>,
+    paths: Vec<PathState>,
+    records: Vec<RecordState>,
+    contents: HashMap<Digest, Rc<[u8]>>,
+    kept_bytes: u64,
+    ids_max: u32,
+}
+
+impl Default for HeadTree {
+    fn default() -> Self {
+        HeadTree::with_capacity(ENTRIES_MAX)
+    }
+}
+
+impl HeadTree {
+    /// A tree whose epochs hold `ids_max` records.
+    pub fn with_capacity(ids_max: u32) -> HeadTree {
+        HeadTree {
+            epoch: 1,
+            path_ids: HashMap::new(),
+            paths: Vec::new(),
+            records: Vec::new(),
+            contents: HashMap::new(),
+            kept_bytes: 0,
+            ids_max,
+        }
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The name of `path` in this process.
+    pub fn path_id(&mut self, path: &[u8]) -> PathId {
+        if let Some(id) = self.path_ids.get(path) {
+            return *id;
+        }
+        let path: Rc<[u8]> = path.into();
+        let id = PathId(self.paths.len() as u32);
+        self.paths.push(PathState { path: Rc::clone(&path), record: None, opened: false });
+        self.path_ids.insert(path, id);
+        id
+    }
+
+    /// From now on the path's records carry a digest. Programs and libraries are often looked at but rarely read.
+    pub fn mark_opened(&mut self, path: PathId) {
+        self.paths[path.0 as usize].opened = true;
+    }
+
+    pub fn record(&self, id: RecordId) -> Option<&Rc<Record>> {
+        self.records.get(id as usize).map(|state| &state.record)
+    }
+
+    /// The path a record is about.
+    pub fn path_of(&self, id: RecordId) -> Option<PathId> {
+        self.path_ids.get(&self.record(id)?.path[..]).copied()
+    }
+
+    /// Room for `needed` more records? If not, a new epoch starts and all ids handed out before are void.
+    pub fn reserve(&mut self, needed: usize) {
+        if self.records.len() + needed > self.ids_max as usize {
+            self.epoch += 1;
+            self.records.clear();
+            for path in &mut self.paths {
+                path.record = None;
+            }
+        }
+    }
+
+    /// The record of `path` as it is now; the same id as before if nothing changed. Call [`HeadTree::reserve`] first.
+    pub fn validate(&mut self, path: PathId) -> RecordId {
+        let state = &self.paths[path.0 as usize];
+        let name = Rc::clone(&state.path);
+        if let Some(id) = state.record {
+            let known = &self.records[id as usize];
+            let complete = !state.opened || known.record.digest.is_some() || !is_regular(&known.record.stat);
+            if complete && !known.racy && is_unchanged(&known.record, &name) {
+                return id;
+            }
+        }
+        let with_content = state.opened;
+        let (record, racy) = self.read(&name, with_content);
+        if let Some(id) = self.paths[path.0 as usize].record {
+            let known = &mut self.records[id as usize];
+            if same_but_id(&known.record, &record) {
+                known.racy = racy;
+                return id;
+            }
+        }
+        let id = self.records.len() as RecordId;
+        self.records.push(RecordState { record: Rc::new(Record { id, ..record }), racy });
+        self.paths[path.0 as usize].record = Some(id);
+        id
+    }
+
+    /// The content a record promises.
+    ///
+    /// # Errors
+    /// The file can no longer be read, or holds something else by now.
+    pub fn content(&mut self, id: RecordId) -> io::Result<Rc<[u8]>> {
+        let record = Rc::clone(self.record(id).ok_or(io::ErrorKind::NotFound)?);
+        let digest = record.digest.ok_or(io::ErrorKind::NotFound)?;
+        if let Some(content) = self.contents.get(&digest) {
+            return Ok(Rc::clone(content));
+        }
+        let content = std::fs::read(OsStr::from_bytes(&record.path))?;
+        if Digest::of(&content) != digest {
+            return Err(io::Error::other("the file changed since it was promised"));
+        }
+        Ok(self.keep(digest, content))
+    }
+
+    fn keep(&mut self, digest: Digest, content: Vec<u8>) -> Rc<[u8]> {
+        let content: Rc<[u8]> = content.into();
+        if self.kept_bytes + digest.bytes > KEPT_BYTES_MAX {
+            self.contents.clear();
+            self.kept_bytes = 0;
+        }
+        if digest.bytes <= KEPT_BYTES_MAX && self.contents.insert(digest, Rc::clone(&content)).is_none() {
+            self.kept_bytes += digest.bytes;
+        }
+        content
+    }
+
+    fn read(&mut self, name: &Rc<[u8]>, with_content: bool) -> (Record, bool) {
+        let path = Path::new(OsStr::from_bytes(name));
+        let (lstat_errno, lstat) = outcome(stat_of(name, false));
+        let (mut stat_errno, mut stat) = outcome(stat_of(name, true));
+        let (real_errno, real) = match std::fs::canonicalize(path) {
+            Ok(real) => (0, real.into_os_string().into_vec()),
+            Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+        };
+        let link = if is_link(&lstat) { std::fs::read_link(path).ok() } else { None };
+        let mut digest = None;
+        if with_content && stat_errno == 0 && is_regular(&stat) {
+            // Identity and content come from one open file, so that they belong together whatever happens to the name.
+            if let Some((file_stat, content)) = read_file(path) {
+                (stat_errno, stat) = (0, file_stat);
+                let of_content = Digest::of(&content);
+                digest = Some(of_content);
+                self.keep(of_content, content);
+            }
+        }
+        let racy = is_racy(&stat) || is_racy(&lstat);
+        let record = Record {
+            id: 0,
+            path: name.to_vec(),
+            stat_errno,
+            stat,
+            lstat_errno,
+            lstat,
+            link: link.map(|target| target.into_os_string().into_vec()).unwrap_or_default(),
+            real_errno,
+            real,
+            access: if stat_errno == 0 { access_of(name) } else { 0 },
+            digest,
+        };
+        (record, racy && digest.is_some())
+    }
+}
+
+/// Names in a directory of the head, with their `d_type`, in readdir(3)'s order, `.` and `..` left out.
+///
+/// # Errors
+/// As opendir(3).
+pub fn list(path: &[u8]) -> io::Result<Vec<(Bytes, u8)>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(OsStr::from_bytes(path))? {
+        let entry = entry?;
+        let kind = match entry.file_type()? {
+            kind if kind.is_dir() => libc::DT_DIR,
+            kind if kind.is_symlink() => libc::DT_LNK,
+            _ => libc::DT_REG,
+        };
+        names.push((entry.file_name().into_vec(), kind));
+    }
+    Ok(names)
+}
+
+/// Equal but for the id and the access times, which our own reading moves.
+fn same_but_id(old: &Record, new: &Record) -> bool {
+    let mut new = new.clone();
+    new.id = old.id;
+    new.stat.atime = old.stat.atime;
+    new.lstat.atime = old.lstat.atime;
+    new == *old
+}
+
+fn is_unchanged(known: &Record, name: &[u8]) -> bool {
+    let (stat_errno, stat) = outcome(stat_of(name, true));
+    if known.stat_errno != stat_errno || !same_stat(&known.stat, &stat) {
+        return false;
+    }
+    // A name that was no link has lstat equal to stat; it can only have become one with another identity behind it,
+    // or by pointing to the very same file, which lstat tells.
+    let was_link = is_link(&known.lstat);
+    if was_link || known.stat_errno != 0 || known.stat.nlink > 1 {
+        let (lstat_errno, lstat) = outcome(stat_of(name, false));
+        return known.lstat_errno == lstat_errno && same_stat(&known.lstat, &lstat);
+    }
+    true
+}
+
+fn same_stat(a: &Stat, b: &Stat) -> bool {
+    let identity = |s: &Stat| (s.dev, s.ino, s.mode, s.uid, s.gid);
+    let is_directory = a.mode & libc::S_IFMT == libc::S_IFDIR;
+    identity(a) == identity(b) && (is_directory || (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime))
+}
+
+fn is_regular(stat: &Stat) -> bool {
+    stat.mode & libc::S_IFMT == libc::S_IFREG
+}
+
+fn is_link(stat: &Stat) -> bool {
+    stat.mode & libc::S_IFMT == libc::S_IFLNK
+}
+
+fn is_racy(stat: &Stat) -> bool {
+    let newest = stat.mtime.max(stat.ctime);
+    let changed = UNIX_EPOCH + Duration::new(newest[0].max(0) as u64, newest[1].clamp(0, 999_999_999) as u32);
+    // A time stamp in the future says nothing about the past, so it counts as racy as well.
+    SystemTime::now().duration_since(changed).map_or(true, |age| age < RACY)
+}
+
+fn outcome(result: Result<Stat, i32>) -> (i32, Stat) {
+    match result {
+        Ok(stat) => (0, stat),
+        Err(errno) => (errno, Stat::default()),
+    }
+}
+
+fn stat_of(name: &[u8], follow: bool) -> Result<Stat, i32> {
+    let path = Path::new(OsStr::from_bytes(name));
+    let metadata = if follow { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) };
+    metadata.map(|m| from_metadata(&m)).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn from_metadata(m: &std::fs::Metadata) -> Stat {
+    Stat {
+        dev: m.dev(),
+        ino: m.ino(),
+        rdev: m.rdev(),
+        mode: m.mode(),
+        uid: m.uid(),
+        gid: m.gid(),
+        nlink: m.nlink() as u32,
+        size: m.size() as i64,
+        blksize: m.blksize() as i64,
+        blocks: m.blocks() as i64,
+        atime: [m.atime(), m.atime_nsec()],
+        mtime: [m.mtime(), m.mtime_nsec()],
+        ctime: [m.ctime(), m.ctime_nsec()],
+    }
+}
+
+/// Identity and content of a file, from the same open file; again if it changed while it was read.
+fn read_file(path: &Path) -> Option<(Stat, Vec<u8>)> {
+    use std::io::Read;
+    const TRIES: u32 = 3;
+    for _ in 0..TRIES {
+        let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+        let before = from_metadata(&file.metadata().ok()?);
+        let mut content = Vec::with_capacity(before.size.max(0) as usize);
+        file.read_to_end(&mut content).ok()?;
+        let after = from_metadata(&file.metadata().ok()?);
+        if same_stat(&before, &after) && content.len() as i64 == after.size {
+            return Some((after, content));
+        }
+    }
+    None
+}
+
+fn access_of(name: &[u8]) -> u32 {
+    let Ok(path) = CString::new(name) else { return 0 };
+    let granted = |mode: i32| {
+        // SAFETY: a NUL-terminated path.
+        unsafe { libc::access(path.as_ptr(), mode) == 0 }
+    };
+    [(libc::R_OK, ACCESS_READ), (libc::W_OK, ACCESS_WRITE), (libc::X_OK, ACCESS_EXECUTE)]
+        .into_iter()
+        .filter(|(mode, _)| granted(*mode))
+        .fold(0, |bits, (_, bit)| bits | bit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn id_of(tree: &mut HeadTree, path: &Path) -> RecordId {
+        tree.reserve(1);
+        let id = tree.path_id(path.as_os_str().as_bytes());
+        tree.mark_opened(id);
+        tree.validate(id)
+    }
+
+    #[test]
+    fn a_record_lives_until_its_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("\u{e9}.h");
+        let mut tree = HeadTree::default();
+        let absent = id_of(&mut tree, &file);
+        assert_eq!(tree.record(absent).unwrap().stat_errno, libc::ENOENT);
+        assert_eq!(id_of(&mut tree, &file), absent);
+
+        fs::write(&file, "one").unwrap();
+        let first = id_of(&mut tree, &file);
+        assert_ne!(first, absent);
+        assert_eq!(&tree.content(first).unwrap()[..], b"one");
+        assert_eq!(id_of(&mut tree, &file), first, "racy, but the content is the same");
+
+        // Same length, possibly within the same tick of the clock.
+        fs::write(&file, "two").unwrap();
+        let second = id_of(&mut tree, &file);
+        assert_ne!(second, first);
+        assert_eq!(&tree.content(second).unwrap()[..], b"two");
+
+        fs::remove_file(&file).unwrap();
+        let gone = id_of(&mut tree, &file);
+        assert_eq!(tree.record(gone).unwrap().stat_errno, libc::ENOENT);
+    }
+
+    #[test]
+    fn links_and_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, link) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("l"));
+        fs::write(&a, "same").unwrap();
+        fs::write(&b, "same").unwrap();
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        let mut tree = HeadTree::default();
+        let first = id_of(&mut tree, &link);
+        let record = Rc::clone(tree.record(first).unwrap());
+        assert_eq!(record.link, b"a");
+        assert_eq!(record.real, fs::canonicalize(&a).unwrap().as_os_str().as_bytes());
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("b", &link).unwrap();
+        assert_ne!(id_of(&mut tree, &link), first);
+
+        let directory = id_of(&mut tree, dir.path());
+        fs::write(dir.path().join("new"), "").unwrap();
+        assert_eq!(id_of(&mut tree, dir.path()), directory, "a directory's times do not matter");
+        let names = list(dir.path().as_os_str().as_bytes()).unwrap();
+        assert_eq!(names.len(), 4);
+        assert!(names.contains(&(b"l".to_vec(), libc::DT_LNK)));
+    }
+
+    #[test]
+    fn a_hard_link_turned_symlink_to_the_same_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "x").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        let mut tree = HeadTree::default();
+        let first = id_of(&mut tree, &b);
+        fs::remove_file(&b).unwrap();
+        std::os::unix::fs::symlink("a", &b).unwrap();
+        assert_ne!(id_of(&mut tree, &b), first);
+    }
+
+    #[test]
+    fn a_content_that_changed_is_not_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        fs::write(&file, "one").unwrap();
+        let mut tree = HeadTree::default();
+        let id = id_of(&mut tree, &file);
+        tree.contents.clear();
+        fs::write(&file, "two").unwrap();
+        assert!(tree.content(id).is_err());
+    }
+
+    #[test]
+    fn a_new_epoch_forgets_all_ids() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = HeadTree::with_capacity(2);
+        id_of(&mut tree, &dir.path().join("a"));
+        id_of(&mut tree, &dir.path().join("b"));
+        assert_eq!(tree.epoch(), 1);
+        assert_eq!(id_of(&mut tree, &dir.path().join("c")), 0);
+        assert_eq!(tree.epoch(), 2);
+    }
+}

@@ -1,0 +1,453 @@
+//! Rank 0: takes invocations from clients, decides through [`queue`] which rank compiles them, shows the ranks the
+//! head's tree ([`files`]), and passes results back. One thread, one loop; it never blocks in MPI or on a client.
+//!
+//! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
+//! performed here.
+
+pub mod clients;
+pub mod files;
+pub mod history;
+pub mod queue;
+mod ranks;
+mod toolchains;
+
+use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
+use crate::link::Link;
+use crate::rusage;
+use crate::wire::{
+    self, ActionId, ActionResult, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
+    ToDispatcher, ToRank, ToolchainId, Want,
+};
+use anyhow::{Context, Result};
+use clients::{ClientId, Clients, Token};
+use files::HeadTree;
+use history::History;
+use queue::{Command, Event, Queue, Rank};
+use ranks::Ranks;
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use toolchains::{Lookup, Toolchains};
+
+/// Time between two heartbeats to the ranks.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// MPI messages handled in one turn, so that clients are not starved.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// What `mpicc-proxy-rank` is told on its command line, as far as rank 0 needs it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub socket: PathBuf,
+    pub ready_file: Option<PathBuf>,
+}
+
+struct Action {
+    client: ClientId,
+    invocation: Invocation,
+    toolchain: ToolchainId,
+    /// A part of the result went to the client already.
+    streamed: bool,
+}
+
+struct Dispatcher {
+    link: Link,
+    clients: Clients,
+    ranks: Ranks,
+    queue: Queue,
+    tree: HeadTree,
+    history: History,
+    toolchains: Toolchains,
+    actions: BTreeMap<ActionId, Action>,
+    next_action: ActionId,
+    stats: Stats,
+    started: Instant,
+    cpu_at_start_us: u64,
+    stopping: bool,
+}
+
+/// Runs rank 0 until it is told to stop (by a client, SIGTERM or SIGINT).
+///
+/// # Errors
+/// The socket cannot be made, or MPI fails.
+pub fn run(mut link: Link, options: &Options) -> Result<()> {
+    let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let Some(ranks) = Ranks::assemble(&mut link, &signals)? else { return Ok(()) };
+    let clients = Clients::listen(&options.socket)?;
+    let mut queue = Queue::default();
+    for (rank, slots) in ranks.slots() {
+        // Nothing is waiting yet, so nothing is to be done.
+        queue.step(Event::RankJoined { rank, slots });
+    }
+    let mut dispatcher = Dispatcher {
+        link,
+        clients,
+        ranks,
+        queue,
+        tree: HeadTree::default(),
+        history: History::default(),
+        toolchains: Toolchains::new()?,
+        actions: BTreeMap::new(),
+        next_action: 1,
+        stats: Stats::default(),
+        started: Instant::now(),
+        cpu_at_start_us: rusage::own_cpu_us(),
+        stopping: false,
+    };
+    if let Some(path) = &options.ready_file {
+        write_ready_file(path).with_context(|| format!("cannot write the ready file {}", path.display()))?;
+    }
+    let result = dispatcher.serve(&signals);
+    dispatcher.shut_down(options);
+    result
+}
+
+/// Appears with its content: whoever waits for it never reads half of it.
+fn write_ready_file(path: &std::path::Path) -> Result<()> {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, format!("{}\n", std::process::id()))?;
+    std::fs::rename(&temporary, path)?;
+    Ok(())
+}
+
+impl Dispatcher {
+    fn serve(&mut self, signals: &UnixStream) -> Result<()> {
+        let mut backoff = Backoff::default();
+        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        while !self.stopping {
+            if self.handle_messages()? {
+                backoff.reset();
+            }
+            if Instant::now() >= heartbeat_at {
+                heartbeat_at = Instant::now() + HEARTBEAT;
+                self.beat()?;
+            }
+            let cap = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
+            let mut interest = Interest::default();
+            self.clients.interest(&mut interest);
+            interest.add(self.toolchains.wake_fd(), false, Token::Wake);
+            interest.add(signals.as_raw_fd(), false, Token::Signal);
+            let ready = interest.wait(backoff.step(cap))?;
+            if !ready.is_empty() {
+                backoff.reset();
+            }
+            for ready in ready {
+                self.handle_ready(ready)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_ready(&mut self, ready: Ready<Token>) -> Result<()> {
+        match ready.token {
+            Token::Signal => self.stopping = true,
+            Token::Listener => self.clients.accept(),
+            Token::Wake => {
+                for (id, waiting) in self.toolchains.finished() {
+                    for action in waiting {
+                        self.submit(action, id.clone())?;
+                    }
+                }
+            }
+            Token::Client(client) => {
+                if ready.writable {
+                    self.clients.write(client);
+                }
+                if ready.readable {
+                    let (frames, over) = self.clients.read(client);
+                    for frame in frames {
+                        self.handle_frame(client, frame)?;
+                    }
+                    if let Some(action) = over.and_then(|over| over.action) {
+                        self.actions.remove(&action);
+                        self.step(Event::Abandoned { action })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
+        match frame {
+            ToDispatcher::Hello { .. } => {}
+            ToDispatcher::Compile(invocation) => {
+                let action = self.next_action;
+                self.next_action += 1;
+                let lookup = self.toolchains.lookup(&invocation, action);
+                self.actions.insert(action, Action { client, invocation, toolchain: 0, streamed: false });
+                self.clients.set_action(client, Some(action));
+                match lookup {
+                    Lookup::Pending => {}
+                    Lookup::Known(known) => self.submit(action, known)?,
+                }
+            }
+            ToDispatcher::Local { reason, client_cpu_us } => {
+                self.note_local(reason);
+                self.note_client_cpu(client_cpu_us);
+            }
+            ToDispatcher::Published { client_cpu_us } => self.note_client_cpu(client_cpu_us),
+            ToDispatcher::Status => {
+                let stats = Box::new(self.stats());
+                self.clients.send(client, &ToClient::Status(stats), &[]);
+            }
+            ToDispatcher::Stop => {
+                self.clients.send(client, &ToClient::Stopping, &[]);
+                self.stopping = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, action: ActionId, toolchain: toolchains::Known) -> Result<()> {
+        let Some(state) = self.actions.get_mut(&action) else { return Ok(()) };
+        match toolchain {
+            Ok(toolchain) => {
+                state.toolchain = toolchain;
+                self.step(Event::Submitted { action, toolchain })
+            }
+            Err(reason) => {
+                self.run_locally(action, reason);
+                Ok(())
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Result<()> {
+        for command in self.queue.step(event) {
+            self.perform(command)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::CheckToolchain { rank, toolchain } => {
+                let content = self.toolchains.content(toolchain).clone();
+                self.tell(rank, &ToRank::Toolchain { id: toolchain, toolchain: content })
+            }
+            Command::Assign { action, rank } => self.assign(action, rank),
+            Command::Cancel { action, rank } => self.tell(rank, &ToRank::Cancel { action }),
+            Command::RunLocally { action, reason } => {
+                self.run_locally(action, reason);
+                Ok(())
+            }
+            Command::Retried { action } => {
+                self.stats.retries += 1;
+                if let Some(action) = self.actions.get_mut(&action)
+                    && std::mem::take(&mut action.streamed)
+                {
+                    self.clients.send(action.client, &ToClient::Restart, &[]);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn tell(&mut self, rank: Rank, head: &ToRank) -> Result<()> {
+        self.link.send(rank, wire::message(head, &[])?)?;
+        Ok(())
+    }
+
+    fn assign(&mut self, action: ActionId, rank: Rank) -> Result<()> {
+        let Some(Action { invocation, toolchain, .. }) = self.actions.get(&action) else { return Ok(()) };
+        let (invocation, toolchain) = (invocation.clone(), *toolchain);
+        let predicted = self.history.predict(&invocation);
+        self.tree.reserve(predicted.len());
+        let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
+        let mut records = Vec::new();
+        for id in &valid {
+            if self.ranks.needs_record(rank, self.tree.epoch(), *id) {
+                records.extend(self.tree.record(*id).map(|record| (**record).clone()));
+                self.push_content(rank, *id)?;
+            }
+        }
+        let epoch = self.tree.epoch();
+        self.tell(rank, &ToRank::Assign(Box::new(Assignment { action, epoch, toolchain, invocation, records, valid })))
+    }
+
+    fn run_locally(&mut self, action: ActionId, reason: String) {
+        if let Some(action) = self.actions.remove(&action) {
+            self.clients.set_action(action.client, None);
+            self.clients.send(action.client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+        }
+        self.note_local(reason);
+    }
+
+    fn handle_messages(&mut self) -> Result<bool> {
+        for handled in 0..MESSAGES_PER_TURN {
+            let Some((rank, message)) = self.link.receive()? else { return Ok(handled > 0) };
+            let (head, payload) = wire::take_message(&message)?;
+            if self.ranks.heard(rank) {
+                self.handle_message(rank, head, payload)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle_message(&mut self, rank: Rank, head: FromRank, payload: &[u8]) -> Result<()> {
+        match head {
+            FromRank::Hello(_) | FromRank::Heartbeat => Ok(()),
+            FromRank::Toolchain { id, verdict } => self.step(Event::ToolchainChecked { rank, toolchain: id, verdict }),
+            FromRank::Ask { action, path, want } => self.answer(rank, action, &path, want),
+            FromRank::AskBlob { record, epoch } => {
+                if epoch == self.tree.epoch() {
+                    self.send_content(rank, record)
+                } else {
+                    Ok(())
+                }
+            }
+            FromRank::Chunk { action, stream } => {
+                if self.queue.rank_of(action) == Some(rank) {
+                    self.forward(action, stream, payload);
+                }
+                Ok(())
+            }
+            FromRank::Done { action, result, used } => {
+                if self.queue.rank_of(action) != Some(rank) {
+                    return Ok(());
+                }
+                self.finish(rank, action, result, &used);
+                self.step(Event::Finished { action })
+            }
+            FromRank::Refused { action, reason, detail, retry } => {
+                if self.queue.rank_of(action) != Some(rank) {
+                    return Ok(());
+                }
+                eprintln!("mpicc-proxy-rank: rank {rank} refused action {action}: {reason}: {detail}");
+                self.step(Event::Refused { action, reason, retry })
+            }
+        }
+    }
+
+    fn answer(&mut self, rank: Rank, action: ActionId, path: &[u8], want: Want) -> Result<()> {
+        self.stats.misses += 1;
+        if want == Want::Listing {
+            let names = files::list(path).unwrap_or_default();
+            return self.tell(rank, &ToRank::Listing { action, path: path.to_vec(), names });
+        }
+        let path_id = self.tree.path_id(path);
+        if want == Want::Content {
+            self.tree.mark_opened(path_id);
+        }
+        self.tree.reserve(1);
+        let id = self.tree.validate(path_id);
+        let epoch = self.tree.epoch();
+        let mut record = None;
+        if self.ranks.needs_record(rank, epoch, id) {
+            record = self.tree.record(id).map(|record| Box::new((**record).clone()));
+            self.push_content(rank, id)?;
+        }
+        self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record })
+    }
+
+    /// Sends the content of a record ahead of the record, unless the rank's host has it already.
+    fn push_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
+        let digest = self.tree.record(id).and_then(|record| record.digest);
+        match digest {
+            Some(digest) if self.ranks.needs_content(rank, digest) => self.send_content(rank, id),
+            _ => Ok(()),
+        }
+    }
+
+    fn send_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
+        let Some(digest) = self.tree.record(id).and_then(|record| record.digest) else { return Ok(()) };
+        let Ok(content) = self.tree.content(id) else {
+            return self.tell(rank, &ToRank::BlobGone { digest });
+        };
+        let mut at = 0;
+        loop {
+            let end = (at + wire::PAYLOAD_BYTES_MAX).min(content.len());
+            let message = wire::message(&ToRank::Blob { digest, at: at as u64 }, &content[at..end])?;
+            self.link.send(rank, message)?;
+            at = end;
+            if at == content.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn forward(&mut self, action: ActionId, stream: Stream, payload: &[u8]) {
+        if let Some(action) = self.actions.get_mut(&action) {
+            action.streamed = true;
+            self.clients.send(action.client, &ToClient::Chunk { stream }, payload);
+        }
+    }
+
+    fn finish(&mut self, rank: Rank, action: ActionId, result: ActionResult, used: &[RecordId]) {
+        self.stats.actions.remote += 1;
+        if result.exit != Exit::Code(0) {
+            self.stats.actions.failed += 1;
+        }
+        self.ranks.note_finished(rank, result.cpu_us);
+        let Some(action) = self.actions.remove(&action) else { return };
+        let paths = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
+        self.history.learn(&action.invocation, paths);
+        self.clients.set_action(action.client, None);
+        self.clients.send(action.client, &ToClient::Done(result), &[]);
+    }
+
+    fn beat(&mut self) -> Result<()> {
+        for rank in self.ranks.silent_for(SILENCE_MAX) {
+            eprintln!("mpicc-proxy-rank: rank {rank} gave no sign of life for {} s; it is lost", SILENCE_MAX.as_secs());
+            self.ranks.lose(rank);
+            self.step(Event::RankLost { rank })?;
+        }
+        for rank in self.ranks.alive() {
+            self.tell(rank, &ToRank::Heartbeat)?;
+        }
+        Ok(())
+    }
+
+    fn note_local(&mut self, reason: String) {
+        self.stats.actions.local += 1;
+        *self.stats.local_reasons.entry(reason).or_default() += 1;
+    }
+
+    fn note_client_cpu(&mut self, us: u64) {
+        self.stats.client_cpu_s += us as f64 / 1e6;
+    }
+
+    fn stats(&self) -> Stats {
+        let (bytes_to_workers, bytes_from_workers) = self.link.bytes();
+        let ranks = self.ranks.stats();
+        Stats {
+            wall_s: self.started.elapsed().as_secs_f64(),
+            compile_cpu_s: ranks.iter().map(|rank| rank.cpu_s).sum(),
+            ranks,
+            dispatcher_cpu_s: (rusage::own_cpu_us() - self.cpu_at_start_us) as f64 / 1e6,
+            bytes_to_workers,
+            bytes_from_workers,
+            ..self.stats.clone()
+        }
+    }
+
+    /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
+    fn shut_down(mut self, options: &Options) {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        for action in std::mem::take(&mut self.actions).into_values() {
+            self.clients.send(action.client, &ToClient::RunLocally { reason: "dispatcher-stopped".to_owned() }, &[]);
+        }
+        self.clients.close();
+        if let Some(path) = &options.ready_file {
+            let _ = std::fs::remove_file(path);
+        }
+        crate::watchdog::exit_after(PATIENCE * 2);
+        for rank in self.ranks.alive() {
+            if let Ok(message) = wire::message(&ToRank::Stop, &[]) {
+                let _ = self.link.send(rank, message);
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while self.link.busy() && Instant::now() < deadline {
+            let _ = self.link.receive();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.link.finish();
+    }
+}

@@ -1,0 +1,224 @@
+//! What rank 0 knows of the worker ranks: their hosts and slots, when they were last heard, and which records and
+//! contents they have. Knows nothing of actions.
+
+use crate::dispatcher::queue::Rank;
+use crate::event::{Backoff, CAP_BUSY, Interest};
+use crate::link::Link;
+use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId, ToRank};
+use anyhow::{Result, bail};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+struct RankState {
+    facts: RankFacts,
+    slots: u32,
+    heard: Instant,
+    lost: bool,
+    /// Of which epoch `records` are.
+    epoch: u32,
+    records: HashSet<RecordId>,
+    actions: u64,
+    cpu_us: u64,
+}
+
+/// All worker ranks of the job.
+pub struct Ranks {
+    ranks: BTreeMap<Rank, RankState>,
+    /// Contents sent to a host; its ranks share them.
+    contents: HashMap<String, HashSet<Digest>>,
+}
+
+impl Ranks {
+    /// Waits until every worker rank has reported. `None`: a signal came first.
+    ///
+    /// # Errors
+    /// There are no worker ranks, one is of another version, or MPI fails.
+    pub fn assemble(link: &mut Link, signals: &UnixStream) -> Result<Option<Ranks>> {
+        if link.size() < 2 {
+            bail!(
+                "the MPI job has one rank, and rank 0 does not compile; start it with `mpiexec -n N` and N at least 2 \
+                 (or the launcher does not fit the MPI library: every rank then believes to be alone)"
+            );
+        }
+        let session = format!("{:08x}{:08x}", std::process::id(), unix_time_s() as u32);
+        for rank in 1..link.size() {
+            link.send(rank, wire::message(&ToRank::Welcome { session: session.clone() }, &[])?)?;
+        }
+        let mut ranks = BTreeMap::new();
+        let mut backoff = Backoff::default();
+        while ranks.len() + 1 < link.size() as usize {
+            while let Some((rank, message)) = link.receive()? {
+                let (head, _) = wire::take_message(&message)?;
+                if let FromRank::Hello(facts) = head {
+                    if facts.version != wire::VERSION {
+                        bail!(
+                            "rank {rank} on {} runs version {} of the messages, not {}",
+                            facts.host,
+                            facts.version,
+                            wire::VERSION
+                        );
+                    }
+                    ranks.insert(rank, facts);
+                }
+            }
+            let mut interest = Interest::default();
+            interest.add(signals.as_raw_fd(), false, ());
+            if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Ranks::new(ranks)))
+    }
+
+    fn new(facts: BTreeMap<Rank, RankFacts>) -> Ranks {
+        let slots = share_slots(&facts);
+        let state = |(rank, facts): (Rank, RankFacts)| {
+            let state = RankState {
+                slots: slots[&rank],
+                facts,
+                heard: Instant::now(),
+                lost: false,
+                epoch: 0,
+                records: HashSet::new(),
+                actions: 0,
+                cpu_us: 0,
+            };
+            (rank, state)
+        };
+        Ranks { ranks: facts.into_iter().map(state).collect(), contents: HashMap::new() }
+    }
+
+    pub fn slots(&self) -> Vec<(Rank, u32)> {
+        self.ranks.iter().map(|(rank, state)| (*rank, state.slots)).collect()
+    }
+
+    pub fn alive(&self) -> Vec<Rank> {
+        self.ranks.iter().filter(|(_, state)| !state.lost).map(|(rank, _)| *rank).collect()
+    }
+
+    /// Notes a sign of life; `false` for a rank that was declared lost, whose words no longer count.
+    pub fn heard(&mut self, rank: Rank) -> bool {
+        match self.ranks.get_mut(&rank) {
+            Some(state) if !state.lost => {
+                state.heard = Instant::now();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn silent_for(&self, limit: Duration) -> Vec<Rank> {
+        let silent = |state: &RankState| !state.lost && state.heard.elapsed() > limit;
+        self.ranks.iter().filter(|(_, state)| silent(state)).map(|(rank, _)| *rank).collect()
+    }
+
+    pub fn lose(&mut self, rank: Rank) {
+        if let Some(state) = self.ranks.get_mut(&rank) {
+            state.lost = true;
+        }
+    }
+
+    /// Is this the first time the rank is told this record? The answer assumes that it is told now.
+    pub fn needs_record(&mut self, rank: Rank, epoch: u32, id: RecordId) -> bool {
+        let Some(state) = self.ranks.get_mut(&rank) else { return false };
+        if state.epoch != epoch {
+            state.epoch = epoch;
+            state.records.clear();
+        }
+        state.records.insert(id)
+    }
+
+    /// Was this content never sent to the rank's host? The answer assumes that it is sent now.
+    pub fn needs_content(&mut self, rank: Rank, digest: Digest) -> bool {
+        let Some(state) = self.ranks.get(&rank) else { return false };
+        self.contents.entry(state.facts.host.clone()).or_default().insert(digest)
+    }
+
+    pub fn note_finished(&mut self, rank: Rank, cpu_us: u64) {
+        if let Some(state) = self.ranks.get_mut(&rank) {
+            state.actions += 1;
+            state.cpu_us += cpu_us;
+        }
+    }
+
+    pub fn stats(&self) -> Vec<RankStats> {
+        let stats = |(rank, state): (&Rank, &RankState)| RankStats {
+            rank: *rank,
+            host: state.facts.host.clone(),
+            slots: if state.lost { 0 } else { state.slots },
+            actions: state.actions,
+            cpu_s: state.cpu_us as f64 / 1e6,
+        };
+        self.ranks.iter().map(stats).collect()
+    }
+}
+
+fn unix_time_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Slots of each rank: what `--slots` says, else its share of the CPUs it may use. Ranks of one host that may use the
+/// same CPU share it; a rank has at least one slot.
+fn share_slots(facts: &BTreeMap<Rank, RankFacts>) -> BTreeMap<Rank, u32> {
+    let mut users: HashMap<(&str, u32), u32> = HashMap::new();
+    for rank in facts.values() {
+        for cpu in &rank.cpus {
+            *users.entry((&rank.host, *cpu)).or_default() += 1;
+        }
+    }
+    let share = |rank: &RankFacts| -> u32 {
+        let share: f64 = rank.cpus.iter().map(|cpu| 1.0 / f64::from(users[&(rank.host.as_str(), *cpu)])).sum();
+        // Rounded so that three thirds of a CPU make one.
+        ((share + 1e-6).floor() as u32).max(1)
+    };
+    facts.iter().map(|(rank, facts)| (*rank, facts.slots.unwrap_or_else(|| share(facts)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(host: &str, cpus: &[u32], slots: Option<u32>) -> RankFacts {
+        RankFacts { version: wire::VERSION, host: host.into(), pid: 1, cpus: cpus.to_vec(), host_cpus: 8, slots }
+    }
+
+    fn shared(ranks: &[RankFacts]) -> Vec<u32> {
+        let ranks = (1..).zip(ranks.iter().cloned()).collect();
+        share_slots(&ranks).into_values().collect()
+    }
+
+    #[test]
+    fn ranks_of_a_host_share_its_cpus() {
+        assert_eq!(shared(&[facts("a", &[0, 1, 2, 3], None)]), [4]);
+        assert_eq!(shared(&[facts("a", &[0, 1, 2, 3], None), facts("a", &[0, 1, 2, 3], None)]), [2, 2]);
+        assert_eq!(shared(&[facts("a", &[0, 1], None), facts("a", &[2, 3], None), facts("b", &[0], None)]), [2, 2, 1]);
+        let three = || facts("a", &[0, 1, 2], None);
+        assert_eq!(shared(&[three(), three(), three()]), [1, 1, 1]);
+        assert_eq!(shared(&[facts("a", &[0], None), facts("a", &[0], Some(9))]), [1, 9]);
+    }
+
+    #[test]
+    fn what_was_sent_is_not_sent_again() {
+        let ranks = [(1, facts("a", &[0], None)), (2, facts("a", &[0], None)), (3, facts("b", &[0], None))];
+        let mut ranks = Ranks::new(ranks.into_iter().collect());
+        let digest = Digest::of(b"x");
+        assert!(ranks.needs_record(1, 1, 7) && !ranks.needs_record(1, 1, 7));
+        assert!(ranks.needs_record(2, 1, 7), "each rank has its own table");
+        assert!(ranks.needs_record(1, 2, 7), "a new epoch starts from nothing");
+        assert!(ranks.needs_content(1, digest) && !ranks.needs_content(2, digest), "one host, one store");
+        assert!(ranks.needs_content(3, digest));
+    }
+
+    #[test]
+    fn a_lost_rank_is_heard_no_more() {
+        let mut ranks = Ranks::new([(1, facts("a", &[0], None))].into_iter().collect());
+        assert!(ranks.heard(1));
+        assert_eq!(ranks.silent_for(Duration::ZERO), [1]);
+        ranks.lose(1);
+        assert!(!ranks.heard(1));
+        assert_eq!(ranks.silent_for(Duration::ZERO), [0; 0]);
+        assert_eq!(ranks.stats()[0].slots, 0);
+    }
+}

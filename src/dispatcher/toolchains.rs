@@ -1,0 +1,151 @@
+//! The toolchains of a session: which driver, with which decisive variables, is which toolchain. Finding out runs the
+//! driver and hashes a hundred megabytes, so it happens in a thread of its own while the actions that need it wait.
+//!
+//! A compiler that is replaced while the job runs is noticed: the programs' stamps are compared for every action, the
+//! libraries' every [`LIBRARIES_EVERY`].
+
+use crate::driver::toolchain::{self, Stamp, ToolchainKey};
+use crate::wire::{ActionId, Bytes, Invocation, Toolchain, ToolchainId};
+use anyhow::Result;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+const LIBRARIES_EVERY: Duration = Duration::from_secs(1);
+
+/// A toolchain's number, or why the driver cannot be used remotely.
+pub type Known = Result<ToolchainId, String>;
+
+pub enum Lookup {
+    Known(Known),
+    /// The action is answered by [`Toolchains::finished`] later.
+    Pending,
+}
+
+struct Entry {
+    known: Known,
+    programs: Vec<(Bytes, Stamp)>,
+    libraries: Vec<(Bytes, Stamp)>,
+    checked: Instant,
+}
+
+type Inspected = (ToolchainKey, Result<(Toolchain, Vec<(Bytes, Stamp)>), String>);
+
+pub struct Toolchains {
+    entries: HashMap<ToolchainKey, Entry>,
+    waiting: HashMap<ToolchainKey, Vec<ActionId>>,
+    contents: Vec<Toolchain>,
+    sender: Sender<Inspected>,
+    receiver: Receiver<Inspected>,
+    wake: UnixStream,
+    waker: UnixStream,
+}
+
+impl Toolchains {
+    pub fn new() -> Result<Toolchains> {
+        let (sender, receiver) = channel();
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        Ok(Toolchains {
+            entries: HashMap::new(),
+            waiting: HashMap::new(),
+            contents: Vec::new(),
+            sender,
+            receiver,
+            wake,
+            waker,
+        })
+    }
+
+    /// Readable when [`Toolchains::finished`] has something to say.
+    pub fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// What is known of the invocation's toolchain. If nothing is yet, `action` waits.
+    pub fn lookup(&mut self, invocation: &Invocation, action: ActionId) -> Lookup {
+        let key = ToolchainKey::of(invocation);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            if entry.is_unchanged() {
+                return Lookup::Known(entry.known.clone());
+            }
+            self.entries.remove(&key);
+        }
+        let waiting = self.waiting.entry(key.clone()).or_default();
+        waiting.push(action);
+        if waiting.len() == 1 {
+            self.inspect(key);
+        }
+        Lookup::Pending
+    }
+
+    fn inspect(&self, key: ToolchainKey) {
+        let (sender, waker) = (self.sender.clone(), self.waker.try_clone());
+        std::thread::spawn(move || {
+            let result = toolchain::inspect(&key).map_err(|error| format!("{error:#}")).map(|toolchain| {
+                let stamps = toolchain.files.iter().map(|f| (f.path.clone(), toolchain::stamp(&f.path))).collect();
+                (toolchain, stamps)
+            });
+            // The dispatcher may have stopped meanwhile; nobody needs the answer then.
+            let _ = sender.send((key, result));
+            if let Ok(mut waker) = waker {
+                let _ = waker.write_all(b"!");
+            }
+        });
+    }
+
+    /// Toolchains found out since the last call, each with the actions that waited for it.
+    pub fn finished(&mut self) -> Vec<(Known, Vec<ActionId>)> {
+        let mut sink = [0u8; 64];
+        while matches!(self.wake.read(&mut sink), Ok(count) if count > 0) {}
+        let mut finished = Vec::new();
+        while let Ok((key, result)) = self.receiver.try_recv() {
+            let mut entry = Entry {
+                known: Err("toolchain-unknown".to_owned()),
+                programs: vec![(key.driver().to_vec(), toolchain::stamp(key.driver()))],
+                libraries: Vec::new(),
+                checked: Instant::now(),
+            };
+            match result {
+                Ok((toolchain, stamps)) => {
+                    let is_program = |(path, _): &(Bytes, Stamp)| toolchain.programs.contains(path);
+                    (entry.programs, entry.libraries) = stamps.into_iter().partition(is_program);
+                    entry.known = Ok(self.number(toolchain));
+                }
+                Err(why) => eprintln!("mpicc-proxy-rank: a toolchain cannot be used remotely: {why}"),
+            }
+            finished.push((entry.known.clone(), self.waiting.remove(&key).unwrap_or_default()));
+            self.entries.insert(key, entry);
+        }
+        finished
+    }
+
+    fn number(&mut self, toolchain: Toolchain) -> ToolchainId {
+        let index = self.contents.iter().position(|known| *known == toolchain).unwrap_or_else(|| {
+            self.contents.push(toolchain);
+            self.contents.len() - 1
+        });
+        index as ToolchainId
+    }
+
+    pub fn content(&self, id: ToolchainId) -> &Toolchain {
+        &self.contents[id as usize]
+    }
+}
+
+impl Entry {
+    fn is_unchanged(&mut self) -> bool {
+        let same = |files: &[(Bytes, Stamp)]| files.iter().all(|(path, then)| toolchain::stamp(path) == *then);
+        if !same(&self.programs) {
+            return false;
+        }
+        if self.checked.elapsed() < LIBRARIES_EVERY {
+            return true;
+        }
+        self.checked = Instant::now();
+        same(&self.libraries)
+    }
+}

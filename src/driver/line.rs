@@ -1,0 +1,179 @@
+//! One command line, added up: which stage, which inputs, which output, and the first thing that keeps it here. Knows
+//! what single options mean only through [`super::flags`].
+
+use super::flags::{self, Effect, Row, Stage, Taken};
+use super::language::{self, Language};
+use super::reason::{Cause, Reason};
+use super::{Compile, Product, Source, Verdict};
+use mpicc_proxy_abi::driver::DriverName;
+
+/// What has been seen so far.
+pub struct Line<'a> {
+    driver: DriverName,
+    stage: Stage,
+    inputs: Vec<Input<'a>>,
+    /// Something for the linker was named, if only a library.
+    link_inputs: bool,
+    output: Option<&'a [u8]>,
+    /// The language that `-x` set for the inputs that follow.
+    language: Option<&'a [u8]>,
+    /// Words for the tools behind the driver, in order: an option and its value may come in different words.
+    preprocessor: Vec<&'a [u8]>,
+    assembler: Vec<&'a [u8]>,
+    frontend: Vec<&'a [u8]>,
+    objections: Vec<Reason>,
+}
+
+struct Input<'a> {
+    path: &'a [u8],
+    language: Result<Language, Cause>,
+}
+
+impl<'a> Line<'a> {
+    /// Reads a command line without `argv[0]`, response files already expanded.
+    pub fn read(driver: DriverName, words: &[&'a [u8]]) -> Line<'a> {
+        let mut line = Line {
+            driver,
+            stage: Stage::Link,
+            inputs: Vec::new(),
+            link_inputs: false,
+            output: None,
+            language: None,
+            preprocessor: Vec::new(),
+            assembler: Vec::new(),
+            frontend: Vec::new(),
+            objections: Vec::new(),
+        };
+        let mut rest = words.iter();
+        let mut options = true;
+        while let Some(word) = rest.next() {
+            if !options || !word.starts_with(b"-") || *word == b"-" {
+                line.input(word);
+                continue;
+            }
+            match flags::take(flags::DRIVER, driver.dialect, word, &mut rest) {
+                Ok(taken) if taken.effect == Effect::EndOfOptions => options = false,
+                Ok(taken) => line.option(taken),
+                // Whatever the word means, no later word can make this invocation remote again.
+                Err(reason) => line.objections.push(reason),
+            }
+        }
+        line.forwarded(flags::PREPROCESSOR, |line| &line.preprocessor);
+        line.forwarded(flags::ASSEMBLER, |line| &line.assembler);
+        line.forwarded(flags::FRONTEND, |line| &line.frontend);
+        line
+    }
+
+    fn option(&mut self, taken: Taken<'a>) {
+        self.objections.extend(taken.objection());
+        match taken.effect {
+            Effect::Stage(stage) => self.stage = self.stage.min(stage),
+            Effect::Language => self.language = Some(taken.value).filter(|name| *name != b"none"),
+            Effect::Output => self.output = Some(taken.value),
+            Effect::LinkInput => self.link_inputs = true,
+            Effect::Preprocessor => self.preprocessor.extend(forwarded_words(&taken)),
+            Effect::Assembler => self.assembler.extend(forwarded_words(&taken)),
+            Effect::Frontend => self.frontend.push(taken.value),
+            Effect::Fine
+            | Effect::Local(_)
+            | Effect::Reads
+            | Effect::Writes
+            | Effect::Report
+            | Effect::Processor
+            | Effect::EndOfOptions => {}
+        }
+    }
+
+    fn input(&mut self, path: &'a [u8]) {
+        let language = if flags::is_special(path) {
+            Err(Cause::Stdin)
+        } else {
+            match self.language {
+                Some(name) => language::by_name(name),
+                None => language::by_suffix(self.driver, path),
+            }
+        };
+        self.inputs.push(Input { path, language });
+    }
+
+    /// Looks up words meant for a tool behind the driver in that tool's own table.
+    fn forwarded(&mut self, table: &[Row], words: impl Fn(&Self) -> &Vec<&'a [u8]>) {
+        let mut objections = Vec::new();
+        let mut rest = words(self).iter();
+        while let Some(word) = rest.next() {
+            match flags::take(table, self.driver.dialect, word, &mut rest) {
+                Ok(taken) => objections.extend(taken.objection()),
+                Err(reason) => objections.push(reason),
+            }
+        }
+        self.objections.append(&mut objections);
+    }
+
+    /// Where the invocation runs. What the command is for comes before what is special about it: a link with
+    /// `-march=native` is a link.
+    pub fn verdict(self) -> Verdict {
+        match self.obstacle() {
+            Some(reason) => Verdict::Local(reason),
+            None => Verdict::Remote(Compile {
+                product: if self.stage == Stage::Assembly { Product::Assembly } else { Product::Object },
+                sources: self
+                    .inputs
+                    .iter()
+                    .filter_map(|input| Some(Source { path: input.path.to_vec(), language: input.language.ok()? }))
+                    .collect(),
+                output: self.output.map(<[u8]>::to_vec),
+            }),
+        }
+    }
+
+    fn obstacle(&self) -> Option<Reason> {
+        let objection =
+            |causes: &[Cause]| self.objections.iter().find(|reason| causes.contains(&reason.cause)).cloned();
+        if let Some(reason) = objection(&[Cause::Query, Cause::CompilerProper]) {
+            return Some(reason);
+        }
+        if self.inputs.is_empty() && !self.link_inputs {
+            // `gcc -v` alone prints its version and configuration.
+            let question = objection(&[Cause::Verbose]).map(|reason| Reason { cause: Cause::Query, ..reason });
+            return Some(question.unwrap_or(Reason::new(Cause::NoSource)));
+        }
+        let all_inputs_are =
+            |cause| !self.inputs.is_empty() && self.inputs.iter().all(|input| input.language == Err(cause));
+        match self.stage {
+            Stage::Preprocess => return Some(Reason::new(Cause::Preprocess)),
+            Stage::Dependencies => return Some(Reason::new(Cause::DependenciesOnly)),
+            Stage::SyntaxOnly => return Some(Reason::new(Cause::SyntaxOnly)),
+            // A header needs no -c to be compiled.
+            Stage::Link if all_inputs_are(Cause::PrecompiledHeader) => {
+                return Some(Reason::at(Cause::PrecompiledHeader, self.inputs[0].path));
+            }
+            Stage::Link => return Some(Reason::new(Cause::Link)),
+            Stage::Object | Stage::Assembly => {}
+        }
+        if let Some(reason) = self.objections.first() {
+            return Some(reason.clone());
+        }
+        if self.inputs.is_empty() || all_inputs_are(Cause::LinkInput) {
+            return Some(Reason::new(Cause::NoSource));
+        }
+        for input in &self.inputs {
+            match input.language {
+                Err(cause) => return Some(Reason::at(cause, input.path)),
+                // Preprocesses to the standard output, or does nothing at all.
+                Ok(language) if language.is_assembler() && self.stage == Stage::Assembly => {
+                    return Some(Reason::at(Cause::Preprocess, input.path));
+                }
+                Ok(_) => {}
+            }
+        }
+        match self.output {
+            Some(output) if self.inputs.len() > 1 => Some(Reason::at(Cause::SeveralSourcesOneOutput, output)),
+            _ => None,
+        }
+    }
+}
+
+/// `-Wp,a,b` hands on two words, `-Xpreprocessor a,b` one.
+fn forwarded_words<'a>(taken: &Taken<'a>) -> Vec<&'a [u8]> {
+    if taken.joined { taken.value.split(|&b| b == b',').collect() } else { vec![taken.value] }
+}

@@ -1,0 +1,199 @@
+//! The fabric: messages between ranks, over MPI. The only file that names `mpi::`; it knows nothing of what a message
+//! means.
+//!
+//! # Never wait inside MPI
+//! A blocked `MPI_Recv` burns the CPU the compilers need, so every call here returns at once. The owner sleeps in
+//! poll(2) on its own descriptors and calls [`Link::receive`] when it wakes. One probe only drives MPI's progress
+//! engine and often reports the message on the *next* call, hence two probes before giving up.
+//!
+//! # Order
+//! Messages of one rank are handed out in the order they were sent, although a long one may complete after a short one
+//! behind it.
+//!
+//! # Requests
+//! The safe interface of the `mpi` crate drops return codes and aborts the process when a request is dropped
+//! unfinished, so requests are raw here, each with the buffer it uses. A request to a dead rank never completes; its
+//! buffer stays with it until the process ends.
+
+use mpi::environment::Universe;
+use mpi::ffi;
+use mpi::traits::{AsRaw, Communicator};
+use std::collections::VecDeque;
+use std::io;
+
+/// All messages carry this tag; their heads say what they are.
+const TAG: i32 = 1;
+
+/// A message in flight; `buffer` must stay where it is until `request` completes.
+struct Pending {
+    request: ffi::MPI_Request,
+    buffer: Vec<u8>,
+}
+
+/// One rank's end of the fabric. All calls come from the thread that made it.
+pub struct Link {
+    universe: Option<Universe>,
+    comm: ffi::MPI_Comm,
+    rank: i32,
+    size: i32,
+    sends: Vec<Pending>,
+    /// Per source rank: receives in the order their messages were sent.
+    receives: Vec<VecDeque<Pending>>,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+impl Link {
+    /// Initialises MPI.
+    ///
+    /// # Errors
+    /// MPI was already initialised, or refuses to return errors.
+    pub fn start() -> io::Result<Link> {
+        let universe = mpi::initialize().ok_or_else(|| io::Error::other("MPI could not be initialised"))?;
+        let world = universe.world();
+        let (comm, rank, size) = (world.as_raw(), world.rank(), world.size());
+        // SAFETY: a valid communicator and a predefined handler.
+        check("set the error handler", unsafe { ffi::MPI_Comm_set_errhandler(comm, ffi::RSMPI_ERRORS_RETURN) })?;
+        let receives = (0..size).map(|_| VecDeque::new()).collect();
+        Ok(Link {
+            universe: Some(universe),
+            comm,
+            rank,
+            size,
+            sends: Vec::new(),
+            receives,
+            bytes_sent: 0,
+            bytes_received: 0,
+        })
+    }
+
+    pub fn rank(&self) -> i32 {
+        self.rank
+    }
+
+    /// Number of ranks in the job.
+    pub fn size(&self) -> i32 {
+        self.size
+    }
+
+    /// Bytes handed to and taken from MPI so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.bytes_sent, self.bytes_received)
+    }
+
+    /// Is anything in flight whose progress depends on us?
+    pub fn busy(&self) -> bool {
+        !self.sends.is_empty() || self.receives.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Starts sending `message` to `to`; returns at once.
+    ///
+    /// # Errors
+    /// MPI refuses the operation, or the message is longer than an MPI count.
+    pub fn send(&mut self, to: i32, message: Vec<u8>) -> io::Result<()> {
+        let count = i32::try_from(message.len()).map_err(|_| io::Error::other("a message exceeds 2 GiB"))?;
+        self.bytes_sent += message.len() as u64;
+        // SAFETY: all-zero bytes are overwritten by MPI_Isend before use.
+        let mut request: ffi::MPI_Request = unsafe { std::mem::zeroed() };
+        // SAFETY: the buffer's heap memory moves into `sends` and stays put until the request completes.
+        let code = unsafe {
+            ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, TAG, self.comm, &raw mut request)
+        };
+        check("send", code)?;
+        self.sends.push(Pending { request, buffer: message });
+        Ok(())
+    }
+
+    /// The next message that has arrived, with the rank that sent it. Never waits.
+    ///
+    /// # Errors
+    /// MPI reports a failed operation; the job's membership is then unknown.
+    pub fn receive(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
+        self.complete_sends()?;
+        if let Some(arrived) = self.arrived()? {
+            return Ok(Some(arrived));
+        }
+        for _ in 0..2 {
+            while self.accept_one()? {}
+            if let Some(arrived) = self.arrived()? {
+                return Ok(Some(arrived));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Leaves the job. MPI_Finalize may hang when a rank died; the caller bounds the time.
+    pub fn finish(mut self) {
+        drop(self.universe.take());
+    }
+
+    fn complete_sends(&mut self) -> io::Result<()> {
+        let mut index = 0;
+        while index < self.sends.len() {
+            if test(&mut self.sends[index].request)? {
+                self.sends.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the receive of one announced message; `false` when none is announced.
+    fn accept_one(&mut self) -> io::Result<bool> {
+        let mut flag = 0;
+        // SAFETY: both are written by MPI_Improbe before they are read.
+        let (mut message, mut status): (ffi::MPI_Message, ffi::MPI_Status) = unsafe { std::mem::zeroed() };
+        // SAFETY: out-parameters of the right types.
+        let code = unsafe {
+            ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, TAG, self.comm, &raw mut flag, &raw mut message, &raw mut status)
+        };
+        check("probe", code)?;
+        if flag == 0 {
+            return Ok(false);
+        }
+        let mut count = 0;
+        // SAFETY: `status` was filled by the successful probe.
+        check("read a length", unsafe { ffi::MPI_Get_count(&raw const status, ffi::RSMPI_UINT8_T, &raw mut count) })?;
+        let mut buffer = vec![0u8; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: overwritten by MPI_Imrecv before use.
+        let mut request: ffi::MPI_Request = unsafe { std::mem::zeroed() };
+        // SAFETY: the buffer has `count` bytes and stays put in `receives` until the request completes.
+        let code = unsafe {
+            ffi::MPI_Imrecv(buffer.as_mut_ptr().cast(), count, ffi::RSMPI_UINT8_T, &raw mut message, &raw mut request)
+        };
+        check("receive", code)?;
+        let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
+        let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
+        queue.push_back(Pending { request, buffer });
+        Ok(true)
+    }
+
+    fn arrived(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
+        for (source, queue) in self.receives.iter_mut().enumerate() {
+            if let Some(front) = queue.front_mut()
+                && test(&mut front.request)?
+                && let Some(done) = queue.pop_front()
+            {
+                self.bytes_received += done.buffer.len() as u64;
+                return Ok(Some((source as i32, done.buffer)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn test(request: &mut ffi::MPI_Request) -> io::Result<bool> {
+    let mut flag = 0;
+    // SAFETY: a request made by MPI_Isend or MPI_Imrecv, not yet completed.
+    check("test", unsafe { ffi::MPI_Test(request, &raw mut flag, ffi::RSMPI_STATUS_IGNORE) })?;
+    Ok(flag != 0)
+}
+
+fn check(what: &str, code: i32) -> io::Result<()> {
+    if code == ffi::MPI_SUCCESS as i32 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("MPI could not {what}: error {code}")))
+    }
+}

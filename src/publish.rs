@@ -1,0 +1,180 @@
+//! Repeats on the head what a compile wrote on a worker. Called only with a whole result in hand; knows files, not
+//! where they came from.
+//!
+//! A new file, or one whose name the compiler replaced, appears by rename. An existing one that the compiler would have
+//! written into keeps its mode; if it has other names, is a symbolic link or not a regular file, it is written in
+//! place, as the compiler would have done.
+
+use crate::wire::{Output, OutputKind};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Signals wait while names change, so that Ctrl-C leaves no temporary file behind.
+struct Undisturbed(SigSet);
+
+impl Undisturbed {
+    fn new() -> io::Result<Undisturbed> {
+        let mut before = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before))?;
+        Ok(Undisturbed(before))
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
+/// Publishes outputs in their order; `contents[n]` belongs to `outputs[n]`.
+///
+/// # Errors
+/// A file could not be written as the compiler would have; the real driver then says why.
+pub fn publish(outputs: &[Output], contents: &[Vec<u8>], umask: u32) -> io::Result<()> {
+    let _undisturbed = Undisturbed::new()?;
+    for (output, content) in outputs.iter().zip(contents) {
+        let path = Path::new(OsStr::from_bytes(&output.path));
+        match output.kind {
+            OutputKind::File { mode, bytes, replaces } => {
+                if content.len() as u64 != bytes {
+                    return Err(io::Error::other("an output did not arrive whole"));
+                }
+                write(path, content, mode, replaces, umask)?;
+            }
+            OutputKind::Directory { mode } => {
+                tolerate(fs::DirBuilder::new().mode(mode).create(path), io::ErrorKind::AlreadyExists)?
+            }
+            OutputKind::Deleted => tolerate(fs::remove_file(path), io::ErrorKind::NotFound)?,
+        }
+    }
+    Ok(())
+}
+
+fn tolerate(result: io::Result<()>, harmless: io::ErrorKind) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == harmless => Ok(()),
+        result => result,
+    }
+}
+
+fn write(path: &Path, content: &[u8], mode: u32, replaces: bool, umask: u32) -> io::Result<()> {
+    let existing = match fs::symlink_metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    match existing {
+        Some(metadata) if !replaces => {
+            let simple = metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == own;
+            if simple {
+                replace(path, content, Some(metadata.mode() & 0o7777), umask)
+            } else {
+                OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content)
+            }
+        }
+        Some(_) | None => replace(path, content, (mode != 0o666 & !umask).then_some(mode), umask),
+    }
+}
+
+/// Writes a temporary file beside `path` and renames it. Without `mode` the file gets what open(2) gives any new file,
+/// default access lists of the folder included.
+fn replace(path: &Path, content: &[u8], mode: Option<u32>, umask: u32) -> io::Result<()> {
+    let temporary = temporary_beside(path);
+    let result = (|| {
+        let create = if mode.is_some() { 0o600 } else { 0o666 };
+        let mut file = File::options().write(true).create_new(true).mode(create).open(&temporary)?;
+        file.write_all(content)?;
+        if let Some(mode) = mode
+            && mode != create & !umask
+        {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        drop(file);
+        fs::rename(&temporary, path)
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn temporary_beside(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".mpicc-proxy.{}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &Path, mode: u32, replaces: bool) -> Output {
+        let kind = OutputKind::File { mode, bytes: 3, replaces };
+        Output { path: path.as_os_str().as_bytes().to_vec(), kind }
+    }
+
+    fn own_umask() -> u32 {
+        let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        nix::sys::stat::umask(mask);
+        mask.bits()
+    }
+
+    #[track_caller]
+    fn publish_one(output: Output) {
+        publish(&[output], &[b"new".to_vec()], own_umask()).unwrap();
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn new_files_existing_files_and_deletions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.o");
+        publish_one(file(&path, 0o640, false));
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o640));
+
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        publish_one(file(&path, 0o644, false));
+        assert_eq!(mode(&path), 0o755, "writing into a file leaves its mode alone");
+        publish_one(file(&path, 0o644, true));
+        assert_eq!(mode(&path), 0o644, "a replaced name is a new file");
+
+        publish_one(Output { kind: OutputKind::Deleted, ..file(&path, 0, false) });
+        publish_one(Output { kind: OutputKind::Deleted, ..file(&path, 0, false) });
+        publish_one(Output { kind: OutputKind::Directory { mode: 0o755 }, ..file(&path, 0, false) });
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn links_keep_their_native_meaning() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, soft, hard) = (dir.path().join("t"), dir.path().join("s"), dir.path().join("h"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink("t", &soft).unwrap();
+        publish_one(file(&soft, 0o644, false));
+        assert!(soft.is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        fs::write(&target, "old").unwrap();
+        fs::hard_link(&target, &hard).unwrap();
+        publish_one(file(&hard, 0o644, false));
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        publish_one(file(&soft, 0o644, true));
+        assert!(!soft.is_symlink());
+    }
+
+    #[test]
+    fn half_a_content_and_a_missing_folder_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.o");
+        assert!(publish(&[file(&path, 0o644, false)], &[b"ne".to_vec()], 0o22).is_err());
+        assert!(!path.exists());
+        assert!(publish(&[file(&dir.path().join("no/x.o"), 0o644, false)], &[b"new".to_vec()], 0o22).is_err());
+    }
+}

@@ -1,0 +1,462 @@
+//! A worker rank: runs drivers for rank 0 under the preload library and answers what their processes ask about the
+//! head's tree. One thread, one loop; it never blocks in MPI, and the compilers get the CPU.
+
+mod memory;
+mod questions;
+mod run;
+mod store;
+mod task;
+
+use crate::driver::toolchain::Verifier;
+use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::link::Link;
+use crate::wire::{
+    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
+    Want,
+};
+use anyhow::{Context, Result, bail};
+use memory::TableMemory;
+use mpicc_proxy_abi::table::hash_path;
+use questions::{Question, Questions};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use store::Store;
+use task::{Finished, Task};
+
+/// Time between two heartbeats to rank 0.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Rank 0 silent for this long: the job is over. As long as rank 0 waits for a worker.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// MPI messages handled in one turn, so that compilers that ask are not starved.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// What `mpicc-proxy-rank` is told on its command line, as far as a worker needs it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub slots: Option<u32>,
+    /// The preload library.
+    pub library: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signal,
+    Listener,
+    Asker(u64),
+    Output(ActionId, bool),
+    Ended(ActionId),
+}
+
+/// The table of an epoch, with what is needed to answer from it.
+struct Epoch {
+    memory: TableMemory,
+    /// Contents of records: who is waiting for a content is found by its digest.
+    by_digest: HashMap<Digest, Vec<RecordId>>,
+    digests: HashMap<RecordId, Digest>,
+}
+
+struct Worker {
+    link: Link,
+    options: Options,
+    questions: Questions,
+    epoch: u32,
+    tables: BTreeMap<u32, Rc<std::cell::RefCell<Epoch>>>,
+    toolchains: BTreeMap<ToolchainId, Toolchain>,
+    verifier: Verifier,
+    tasks: BTreeMap<ActionId, Task>,
+    next_task: u32,
+    heard: Instant,
+    launcher: nix::unistd::Pid,
+    stopping: bool,
+    // Last, so that its folder goes after everything that lies in it.
+    store: Store,
+}
+
+/// Runs a worker rank until rank 0 says stop, falls silent, or the launcher is gone.
+///
+/// # Errors
+/// The host offers no place for the store, or MPI fails.
+pub fn run(mut link: Link, options: Options) -> Result<()> {
+    if !options.library.is_file() {
+        bail!("the preload library {} is missing; install it beside the programs", options.library.display());
+    }
+    let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    link.send(0, wire::message(&FromRank::Hello(own_facts(&options)?), &[])?)?;
+    let Some(session) = welcome(&mut link, &signals)? else { return Ok(()) };
+    let store = Store::open(&session, link.rank()).context("this host offers no place for the content store")?;
+    let questions = Questions::listen(&store.rank_folder().join("q"))?;
+    let mut worker = Worker {
+        link,
+        options,
+        questions,
+        epoch: 0,
+        tables: BTreeMap::new(),
+        toolchains: BTreeMap::new(),
+        verifier: Verifier::default(),
+        tasks: BTreeMap::new(),
+        next_task: 1,
+        heard: Instant::now(),
+        launcher: nix::unistd::getppid(),
+        stopping: false,
+        store,
+    };
+    let result = worker.serve(&signals);
+    worker.shut_down();
+    result
+}
+
+fn own_facts(options: &Options) -> Result<RankFacts> {
+    let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false));
+    let host_cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or(1);
+    Ok(RankFacts {
+        version: wire::VERSION,
+        host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        cpus: cpus.map(|cpu| cpu as u32).collect(),
+        host_cpus: host_cpus as u32,
+        slots: options.slots,
+    })
+}
+
+/// Waits for rank 0's first message. `None`: a signal came first.
+fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
+    let mut backoff = Backoff::default();
+    loop {
+        if let Some((_, message)) = link.receive()? {
+            let (head, _) = wire::take_message(&message)?;
+            return match head {
+                ToRank::Welcome { session } => Ok(Some(session)),
+                ToRank::Stop => Ok(None),
+                other => bail!("rank 0 began with {other:?}"),
+            };
+        }
+        let mut interest = Interest::default();
+        interest.add(signals.as_raw_fd(), false, ());
+        if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+            return Ok(None);
+        }
+    }
+}
+
+impl Worker {
+    fn serve(&mut self, signals: &UnixStream) -> Result<()> {
+        let mut backoff = Backoff::default();
+        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        while !self.stopping {
+            if self.handle_messages()? {
+                backoff.reset();
+            }
+            if Instant::now() >= heartbeat_at {
+                heartbeat_at = Instant::now() + HEARTBEAT;
+                self.beat()?;
+            }
+            let cap = if self.questions.any_open() || self.link.busy() {
+                CAP_URGENT
+            } else if self.tasks.is_empty() {
+                CAP_IDLE
+            } else {
+                CAP_BUSY
+            };
+            let mut interest = Interest::default();
+            interest.add(signals.as_raw_fd(), false, Token::Signal);
+            self.questions.interest(&mut interest, Token::Listener, Token::Asker);
+            for (action, task) in &self.tasks {
+                task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
+            }
+            let ready = interest.wait(backoff.step(cap))?;
+            if !ready.is_empty() {
+                backoff.reset();
+            }
+            for ready in ready {
+                self.handle_ready(ready.token)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self) -> Result<()> {
+        if self.heard.elapsed() > SILENCE_MAX || nix::unistd::getppid() != self.launcher {
+            self.stopping = true;
+        }
+        self.tell(&FromRank::Heartbeat)
+    }
+
+    fn tell(&mut self, head: &FromRank) -> Result<()> {
+        self.link.send(0, wire::message(head, &[])?)?;
+        Ok(())
+    }
+
+    fn refuse(&mut self, action: ActionId, reason: &str, detail: String, retry: bool) -> Result<()> {
+        if let Some(task) = self.tasks.remove(&action) {
+            self.questions.forget(task.number());
+        }
+        self.tell(&FromRank::Refused { action, reason: reason.to_owned(), detail, retry })
+    }
+
+    fn handle_messages(&mut self) -> Result<bool> {
+        for handled in 0..MESSAGES_PER_TURN {
+            let Some((_, message)) = self.link.receive()? else { return Ok(handled > 0) };
+            self.heard = Instant::now();
+            let (head, payload) = wire::take_message(&message)?;
+            self.handle_message(head, payload)?;
+        }
+        Ok(true)
+    }
+
+    fn handle_message(&mut self, head: ToRank, payload: &[u8]) -> Result<()> {
+        match head {
+            ToRank::Welcome { .. } | ToRank::Heartbeat => {}
+            ToRank::Toolchain { id, toolchain } => {
+                let verdict = self.verifier.verify(&toolchain);
+                self.toolchains.insert(id, toolchain);
+                self.tell(&FromRank::Toolchain { id, verdict })?;
+            }
+            ToRank::Assign(assignment) => {
+                let action = assignment.action;
+                if let Err(error) = self.begin(*assignment) {
+                    self.refuse(action, "rank-trouble", format!("{error:#}"), true)?;
+                }
+            }
+            ToRank::Cancel { action } => {
+                if let Some(task) = self.tasks.remove(&action) {
+                    self.questions.forget(task.number());
+                }
+            }
+            ToRank::Answer { action, epoch, path, id, record } => {
+                self.handle_answer(action, epoch, &path, id, record.as_deref())?;
+            }
+            ToRank::Listing { action, path, names } => {
+                if let Some(task) = self.tasks.get_mut(&action) {
+                    let number = task.make_listing(&names).ok();
+                    self.questions.answer(task.number(), &path, |want| want == Want::Listing, number);
+                }
+            }
+            ToRank::Blob { digest, at } => match self.store.receive(digest, at, payload) {
+                Ok(true) => self.content_arrived(digest, true),
+                Ok(false) => {}
+                Err(error) => {
+                    eprintln!("mpicc-proxy-rank: the content store refuses a content: {error}");
+                    self.content_arrived(digest, false);
+                }
+            },
+            ToRank::BlobGone { digest } => self.content_arrived(digest, false),
+            ToRank::Stop => self.stopping = true,
+        }
+        Ok(())
+    }
+
+    /// The tables of `epoch`; a new epoch makes the older ones, which only running tasks need, unreachable.
+    fn enter(&mut self, epoch: u32) -> Result<Rc<std::cell::RefCell<Epoch>>> {
+        if epoch > self.epoch {
+            let memory = TableMemory::new()?;
+            let fresh = Epoch { memory, by_digest: HashMap::new(), digests: HashMap::new() };
+            self.tables.clear();
+            self.tables.insert(epoch, Rc::new(std::cell::RefCell::new(fresh)));
+            self.epoch = epoch;
+        }
+        self.tables.get(&epoch).cloned().with_context(|| format!("epoch {epoch} is over"))
+    }
+
+    fn publish(&mut self, epoch: &mut Epoch, record: &Record) -> Result<()> {
+        let has_content = record.digest.is_some_and(|digest| self.store.has(&digest));
+        if !epoch.memory.publish(record, has_content) {
+            bail!("the table has no room for record {}", record.id);
+        }
+        if let Some(digest) = record.digest {
+            epoch.digests.insert(record.id, digest);
+            epoch.by_digest.entry(digest).or_default().push(record.id);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, assignment: Assignment) -> Result<()> {
+        let shared = self.enter(assignment.epoch)?;
+        let mut epoch = shared.borrow_mut();
+        for record in &assignment.records {
+            self.publish(&mut epoch, record)?;
+        }
+        let number = self.next_task;
+        self.next_task = self.next_task.wrapping_add(1).max(1);
+        let toolchain = self.toolchains.get(&assignment.toolchain).context("an action came before its toolchain")?;
+        let task = Task::start(&task::Start {
+            number,
+            epoch: assignment.epoch,
+            invocation: &assignment.invocation,
+            toolchain,
+            rank_folder: self.store.rank_folder(),
+            store: &self.store.contents(),
+            socket: self.questions.path(),
+            library: &self.options.library,
+            table_fd: epoch.memory.fd(),
+            valid: &assignment.valid,
+        })?;
+        self.tasks.insert(assignment.action, task);
+        Ok(())
+    }
+
+    fn handle_answer(
+        &mut self,
+        action: ActionId,
+        epoch: u32,
+        path: &[u8],
+        id: RecordId,
+        record: Option<&Record>,
+    ) -> Result<()> {
+        let shared = match self.enter(epoch) {
+            Ok(shared) => shared,
+            Err(error) => return self.refuse(action, "epoch-over", error.to_string(), true),
+        };
+        if let Some(record) = record {
+            let published = self.publish(&mut shared.borrow_mut(), record);
+            if let Err(error) = published {
+                return self.refuse(action, "table-full", error.to_string(), true);
+            }
+        }
+        let Some(task) = self.tasks.get_mut(&action) else { return Ok(()) };
+        if task.epoch() != epoch {
+            return self.refuse(action, "epoch-over", "a new epoch began while it ran".to_owned(), true);
+        }
+        task.page().set_valid(id);
+        let number = task.number();
+        let digest = shared.borrow().digests.get(&id).copied();
+        match digest {
+            Some(digest) if !self.store.has(&digest) => {
+                self.questions.answer(number, path, |want| want == Want::Record, Some(0));
+                self.await_content(number, path, digest, id, epoch)
+            }
+            Some(_) => {
+                shared.borrow().memory.content_arrived(id);
+                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                Ok(())
+            }
+            None => {
+                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks rank 0 for a content unless it is on its way already; its askers are answered when it is here.
+    fn await_content(&mut self, task: u32, path: &[u8], digest: Digest, record: RecordId, epoch: u32) -> Result<()> {
+        if self.questions.await_content(task, path, digest) {
+            self.tell(&FromRank::AskBlob { record, epoch })?;
+        }
+        Ok(())
+    }
+
+    /// A content is here (or will never be): entries say so, and whoever waited goes on.
+    fn content_arrived(&mut self, digest: Digest, here: bool) {
+        if here {
+            for shared in self.tables.values() {
+                let epoch = shared.borrow();
+                for id in epoch.by_digest.get(&digest).into_iter().flatten() {
+                    epoch.memory.content_arrived(*id);
+                }
+            }
+        }
+        self.questions.answer_content(digest, here.then_some(0));
+    }
+
+    fn handle_ready(&mut self, token: Token) -> Result<()> {
+        match token {
+            Token::Signal => self.stopping = true,
+            Token::Listener => self.questions.accept(),
+            Token::Asker(asker) => {
+                if let Some(question) = self.questions.read(asker) {
+                    self.handle_question(&question)?;
+                }
+            }
+            Token::Output(action, is_stderr) => {
+                if let Some(task) = self.tasks.get_mut(&action) {
+                    task.read_output(is_stderr);
+                }
+                self.finish_if_over(action)?;
+            }
+            Token::Ended(action) => {
+                if let Some(task) = self.tasks.get_mut(&action) {
+                    task.note_end()?;
+                }
+                self.finish_if_over(action)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_question(&mut self, question: &Question) -> Result<()> {
+        let Some((action, task)) = self.tasks.iter_mut().find(|(_, task)| task.number() == question.task) else {
+            self.questions.answer(question.task, &question.path, |_| true, None);
+            return Ok(());
+        };
+        task.misses += 1;
+        let (action, epoch_number) = (*action, task.epoch());
+        if question.want == Want::Content
+            && let Some(shared) = self.tables.get(&epoch_number).cloned()
+        {
+            // A record this task may believe, whose content is merely not here yet.
+            let epoch = shared.borrow();
+            let table = epoch.memory.table();
+            let page = task.page();
+            let known = table.find(&question.path, hash_path(&question.path)).find(|(id, _)| page.is_valid(*id));
+            if let Some((id, _)) = known
+                && let Some(digest) = epoch.digests.get(&id).copied()
+            {
+                drop(epoch);
+                if self.store.has(&digest) {
+                    self.content_arrived(digest, true);
+                    self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
+                    return Ok(());
+                }
+                return self.await_content(question.task, &question.path, digest, id, epoch_number);
+            }
+        }
+        self.tell(&FromRank::Ask { action, path: question.path.clone(), want: question.want })
+    }
+
+    fn finish_if_over(&mut self, action: ActionId) -> Result<()> {
+        if !self.tasks.get(&action).is_some_and(Task::is_over) {
+            return Ok(());
+        }
+        let Some(task) = self.tasks.remove(&action) else { return Ok(()) };
+        self.questions.forget(task.number());
+        match task.finish() {
+            Ok(finished) => self.deliver(action, finished),
+            Err(refusal) => self.refuse(action, refusal.reason, refusal.detail, refusal.retry),
+        }
+    }
+
+    fn deliver(&mut self, action: ActionId, finished: Finished) -> Result<()> {
+        let Finished { result, used, mut contents } = finished;
+        for (stream, content) in &mut contents {
+            if let Err(error) = self.send_chunks(action, *stream, content) {
+                // Rank 0 tells the client to forget the parts it has.
+                return self.refuse(action, "unreadable-output", format!("{error:#}"), true);
+            }
+        }
+        self.tell(&FromRank::Done { action, result, used })
+    }
+
+    fn send_chunks(&mut self, action: ActionId, stream: Stream, content: &mut task::Content) -> Result<()> {
+        while let Some(part) = content.next_part(wire::PAYLOAD_BYTES_MAX)? {
+            self.link.send(0, wire::message(&FromRank::Chunk { action, stream }, &part)?)?;
+        }
+        Ok(())
+    }
+
+    /// Kills what runs, removes this rank's folder and leaves MPI, all within bounds.
+    fn shut_down(mut self) {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        self.tasks.clear();
+        let Worker { link, store, questions, .. } = self;
+        drop(questions);
+        drop(store);
+        crate::watchdog::exit_after(PATIENCE);
+        link.finish();
+    }
+}

@@ -1,0 +1,7 @@
+#include "launch.h"
+
+int main(int argc, char **argv) {
+    (void)argc;
+    execve(argv[1], argv + 2, environ);
+    return returned();
+}

@@ -1,0 +1,8 @@
+#include "launch.h"
+
+int main(int argc, char **argv) {
+    (void)argc;
+    unsetenv("LD_PRELOAD");
+    execvp(argv[1], argv + 2);
+    return returned();
+}
