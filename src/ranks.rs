@@ -123,7 +123,7 @@ impl Ranks {
         self.ended
     }
 
-    /// Waits for the launcher, then makes it end.
+    /// Waits for the launcher, then makes it end. Open MPI 4 and 5 end their ranks up to two seconds later.
     pub fn end(&mut self, signals: &Signals, patience: Duration) {
         let pid = Pid::from_raw(self.launcher.id() as i32);
         type Step = (fn(Pid) -> nix::Result<()>, Duration);
@@ -146,6 +146,9 @@ impl Ranks {
     pub fn cause_of_loss(&mut self, error: &io::Error) -> String {
         match self.poll() {
             Some(status) => format!("{} ended, {status}", self.name),
+            None if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                "nobody listens on its socket any more".into()
+            }
             None => error.to_string(),
         }
     }

@@ -178,12 +178,19 @@ fn run_command(
         }
         let next = tick(Instant::now());
         for arrived in signals.wait(next).map_err(broken)? {
-            if matches!(arrived.signal, Signal::SIGTERM | Signal::SIGHUP) && !arrived.by_terminal {
+            let has_it = arrived.by_terminal && !is_session_leader();
+            if matches!(arrived.signal, Signal::SIGTERM | Signal::SIGHUP) && !has_it {
                 // Cannot hit a stranger: the child is not reaped yet. It may have ended, and then nothing happens.
                 let _ = kill(pid, arrived.signal);
             }
         }
     }
+}
+
+/// A terminal that hangs up tells the session leader alone (a shell passes it on); when the leader is gone, the whole
+/// foreground group is told.
+fn is_session_leader() -> bool {
+    nix::unistd::getsid(None) == Ok(nix::unistd::getpid())
 }
 
 /// Asks for the numbers now and then, so that something is known if the dispatcher dies.

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// The signals that end a session early or must not end it.
 const WATCHED: [Signal; 5] = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// `si_code` of a signal that the kernel made: Ctrl-C, Ctrl-\ or the terminal's hang-up. It reached the whole
-/// foreground group, so the command has it already.
+/// `si_code` of a signal that the kernel made: Ctrl-C and Ctrl-\ reach the whole foreground group, so the command has
+/// them already; a hang-up may reach the session leader alone.
 const SI_KERNEL: i32 = 0x80;
 
 /// One signal that arrived.

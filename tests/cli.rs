@@ -3,12 +3,14 @@
 //! the environment it was given. No MPI. Every process has a deadline.
 
 use mpicc_proxy::wire::{self, ActionCounts, RankStats, Stats, ToClient, ToDispatcher};
+use nix::fcntl::OFlag;
+use nix::pty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -654,6 +656,43 @@ fn sigterm_and_sighup_are_passed_on_and_sigint_is_not() {
         assert_sentence(&output, 9, "34 compiles");
         assert!(place.leftovers().is_empty());
     }
+}
+
+#[test]
+fn signals_of_the_terminal() {
+    // Ctrl-C reaches the command directly, once; a hang-up reaches the session leader, which passes it on.
+    let script = r#"trap 'echo INT >>"$FAKE/got"' INT; trap 'echo HUP >>"$FAKE/got"; exit 6' HUP
+        touch "$FAKE/begun"; while :; do sleep 0.02; done"#;
+    let place = Place::with_launcher();
+    let rank_0 = play_rank_0(&place);
+    // Close-on-exec from the start: a copy of the master in any process, of other tests too, would delay the hang-up.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mut master = pty::posix_openpt(flags).unwrap();
+    pty::grantpt(&master).unwrap();
+    pty::unlockpt(&master).unwrap();
+    let name = pty::ptsname_r(&master).unwrap();
+    let terminal = fs::File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name).unwrap();
+    let mut command = place.command(&["run", "sh", "-c", script]);
+    command.stdin(terminal).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: both calls are async-signal-safe; descriptor 0 is the terminal.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let got = || fs::read_to_string(place.at("got")).unwrap_or_default();
+    eventually("the command has begun", || place.at("begun").exists());
+    master.write_all(b"\x03").unwrap();
+    eventually("Ctrl-C arrived", || got() == "INT\n");
+    drop(master);
+    assert_eq!(wait(&mut child).code(), Some(6));
+    assert_eq!(got(), "INT\nHUP\n");
+    rank_0.join().unwrap();
+    assert!(place.leftovers().is_empty());
 }
 
 #[test]
