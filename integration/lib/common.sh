@@ -64,8 +64,14 @@ finish() {
 # that is how survivors are found: by descent, never by name, so that other people's builds are safe from us.
 mark=
 
-# Sets $work (gone at exit, kept with INTEGRATION_KEEP=1) and $mark.
+# open_workspace "$0" "$@": sets $work (gone at exit, kept with INTEGRATION_KEEP=1) and $mark. To be called before
+# anything happens: it starts the script anew with a /dev/shm of its own where it may (as root), since on a machine
+# with other users of mpicc-proxy nobody could tell whose left-overs are whose.
 open_workspace() {
+    if [ "$(id -u)" = 0 ] && [ -z "${INTEGRATION_SHM:-}" ] && unshare --mount true 2>/dev/null; then
+        INTEGRATION_SHM=private exec unshare --mount -- \
+            sh -c 'mount -t tmpfs -o mode=1777,nosuid,nodev shm /dev/shm && exec "$@"' sh "$@"
+    fi
     work=$(mktemp -d "${TMPDIR:-/tmp}/mpicc-proxy-it.XXXXXX")
     work=$(cd "$work" && pwd -P)
     mkdir "$work/tmp"
