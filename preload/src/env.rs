@@ -119,7 +119,7 @@ impl Survey {
         if !text.is_null() {
             return Some(text);
         }
-        kept().variable(name).map(|variable| variable[text_of(name).len() + 1..].as_ptr().cast())
+        kept().variable(name)?.get(text_of(name).len() + 1..).map(|value| value.as_ptr().cast())
     }
 
     /// `MPICC_PROXY=off` in this environment.
