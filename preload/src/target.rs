@@ -48,6 +48,8 @@ impl Target {
     /// The target's strings and `environ` are C strings.
     pub unsafe fn locate(self, environ: Strings, may_move: bool, found: &mut PathText) -> Option<*const c_char> {
         match self {
+            // The kernel says EFAULT; the C library crashes where it always did.
+            Target::Path(path) | Target::File(path) | Target::At { path, .. } if path.is_null() => None,
             Target::Path(path) => Some(path),
             Target::File(file) => {
                 // SAFETY: promised by the caller.
