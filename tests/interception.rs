@@ -238,6 +238,7 @@ fn failing_starts_fail_as_natively() {
     let deep = "/x".repeat(2500) + "/gcc";
     let files = [
         "",
+        "NULL",
         "gcc",
         "./gcc",
         "missing/gcc",

@@ -19,7 +19,7 @@ use core::ptr::null;
 use mpicc_proxy_abi::{PATH_BYTES_MAX, env, socket};
 
 /// Room for `LD_PRELOAD=...`. A longer value stays as it is.
-const PRELOAD_BYTES_MAX: usize = 8 * 1024;
+const PRELOAD_BYTES_MAX: usize = 4 * 1024;
 
 /// Room for `MPICC_PROXY_DRIVER=<path>`.
 pub const DRIVER_BYTES_MAX: usize = env::DRIVER.len() + 1 + PATH_BYTES_MAX + 1;
@@ -119,7 +119,7 @@ impl Survey {
         if !text.is_null() {
             return Some(text);
         }
-        kept().variable(name).map(|variable| variable[text_of(name).len() + 1..].as_ptr().cast())
+        kept().variable(name)?.get(text_of(name).len() + 1..).map(|value| value.as_ptr().cast())
     }
 
     /// `MPICC_PROXY=off` in this environment.
@@ -331,4 +331,40 @@ fn mapped<R>(len: usize, then: &impl Fn(Option<*mut *const c_char>) -> R) -> R {
     // SAFETY: ours, and `then` is done with it.
     unsafe { sys::unmap(memory, bytes) };
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_tells_our_variables() {
+        for name in Name::ALL.map(text_of).iter().chain(&[env::LD_PRELOAD, env::DRIVER, socket::RUNTIME_DIR]) {
+            assert!(matches!(name[0], b'L' | b'M' | b'X'), "`survey` passes over {}", name.escape_ascii());
+        }
+        assert_eq!([Name::Switch, Name::Socket, Name::Fallback, Name::Log].map(text_of), env::KEPT);
+    }
+
+    #[test]
+    fn survey_of_an_environment() {
+        let variables = [
+            c"PATH=/bin".as_ptr(),
+            c"LD_PRELOAD=a.so".as_ptr(),
+            c"MPICC_PROXY=off".as_ptr(),
+            c"MPICC_PROXY_SOCKETS=x".as_ptr(),
+            c"MPICC_PROXY_LOG".as_ptr(),
+            c"LD_PRELOAD=b.so".as_ptr(),
+            c"".as_ptr(),
+            null(),
+        ];
+        // SAFETY: a NULL-terminated array of C strings.
+        let found = unsafe { survey(variables.as_ptr()) };
+        assert_eq!(found.len, 7);
+        assert!(found.is_off());
+        assert_eq!(found.preload(), Some(b"b.so".as_slice()), "the dynamic linker takes the last one");
+        assert_eq!(found.value(Name::Socket), None);
+        assert_eq!(found.value(Name::Log), None);
+        // SAFETY: null is an empty environment.
+        assert_eq!(unsafe { survey(null()) }.len, 0);
+    }
 }

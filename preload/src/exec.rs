@@ -35,157 +35,112 @@ pub fn current_environ() -> Strings {
 }
 
 /// One call of the exec or spawn family.
-trait Launch {
+struct Call {
+    /// What it is asked to start.
+    target: Target,
+    argv: Strings,
+    kind: Kind,
+}
+
+enum Kind {
+    Exec,
+    /// fexecve, which has its own ways where execveat is missing.
+    ExecDescriptor(c_int),
+    Spawn {
+        pid: *mut pid_t,
+        actions: *const posix_spawn_file_actions_t,
+        attributes: *const posix_spawnattr_t,
+    },
+}
+
+impl Call {
     /// Starts exactly `path`.
     ///
     /// # Safety
     /// As execve(2), with the call's own other arguments.
-    unsafe fn direct(&self, path: *const c_char, envp: Strings) -> c_int;
+    unsafe fn direct(&self, path: *const c_char, envp: Strings) -> c_int {
+        match self.kind {
+            // SAFETY: promised by the caller, here and below.
+            Kind::Exec | Kind::ExecDescriptor(_) => unsafe { next::execve()(path, self.argv, envp) },
+            Kind::Spawn { pid, actions, attributes } => {
+                // SAFETY: as above.
+                unsafe { next::posix_spawn()(pid, path, actions, attributes, self.argv, envp) }
+            }
+        }
+    }
 
     /// What the caller asked for, with another environment.
     ///
     /// # Safety
     /// As `direct`.
-    unsafe fn asked(&self, envp: Strings) -> c_int;
+    unsafe fn asked(&self, envp: Strings) -> c_int {
+        match (&self.kind, self.target) {
+            // SAFETY: promised by the caller, here and below.
+            (&Kind::ExecDescriptor(fd), _) => unsafe { next::fexecve()(fd, self.argv, envp) },
+            (Kind::Exec, Target::At { dir, path, flags }) => {
+                // SAFETY: as above.
+                unsafe { next::execveat()(dir, path, self.argv, envp, flags) }
+            }
+            // SAFETY: as above.
+            (Kind::Exec, Target::File(file)) => unsafe { next::execvpe()(file, self.argv, envp) },
+            (&Kind::Spawn { pid, actions, attributes }, Target::File(file)) => {
+                // SAFETY: as above.
+                unsafe { next::posix_spawnp()(pid, file, actions, attributes, self.argv, envp) }
+            }
+            // SAFETY: as above.
+            (_, Target::Path(path)) => unsafe { self.direct(path, envp) },
+            // No hook makes this.
+            (Kind::Spawn { .. }, Target::At { .. }) => libc::ENOSYS,
+        }
+    }
 
     /// Did a `direct` with this result start nothing?
-    fn has_failed(&self, result: c_int) -> bool;
+    fn has_failed(&self, result: c_int) -> bool {
+        match self.kind {
+            Kind::Spawn { .. } => result != 0,
+            // It returned.
+            _ => true,
+        }
+    }
 
     /// How the call says that it failed with `errno`.
-    fn refused(&self, errno: c_int) -> c_int;
-
-    /// May the working directory change between this call and the moment the file is looked for?
-    fn may_move(&self) -> bool;
-}
-
-/// execve and all that come down to it.
-struct Exec {
-    target: Target,
-    argv: Strings,
-}
-
-impl Launch for Exec {
-    unsafe fn direct(&self, path: *const c_char, envp: Strings) -> c_int {
-        // SAFETY: promised by the caller.
-        unsafe { next::execve()(path, self.argv, envp) }
-    }
-
-    unsafe fn asked(&self, envp: Strings) -> c_int {
-        match self.target {
-            // SAFETY: promised by the caller, here and below.
-            Target::Path(path) => unsafe { next::execve()(path, self.argv, envp) },
-            // SAFETY: as above.
-            Target::File(file) => unsafe { next::execvpe()(file, self.argv, envp) },
-            // SAFETY: as above.
-            Target::At { dir, path, flags } => unsafe { next::execveat()(dir, path, self.argv, envp, flags) },
+    fn refused(&self, errno: c_int) -> c_int {
+        match self.kind {
+            Kind::Spawn { .. } => errno,
+            _ => {
+                hook::set_errno(errno);
+                -1
+            }
         }
     }
 
-    fn has_failed(&self, _: c_int) -> bool {
-        // It returned.
-        true
-    }
-
-    fn refused(&self, errno: c_int) -> c_int {
-        hook::set_errno(errno);
-        -1
-    }
-
+    /// May the working directory change between this call and the moment the file is looked for? The list of actions is
+    /// opaque, and one may be posix_spawn_file_actions_addchdir_np.
     fn may_move(&self) -> bool {
-        false
-    }
-}
-
-/// fexecve, which has its own ways where execveat is missing.
-struct ExecDescriptor {
-    exec: Exec,
-    fd: c_int,
-}
-
-impl Launch for ExecDescriptor {
-    unsafe fn direct(&self, path: *const c_char, envp: Strings) -> c_int {
-        // SAFETY: promised by the caller.
-        unsafe { self.exec.direct(path, envp) }
-    }
-
-    unsafe fn asked(&self, envp: Strings) -> c_int {
-        // SAFETY: promised by the caller.
-        unsafe { next::fexecve()(self.fd, self.exec.argv, envp) }
-    }
-
-    fn has_failed(&self, result: c_int) -> bool {
-        self.exec.has_failed(result)
-    }
-
-    fn refused(&self, errno: c_int) -> c_int {
-        self.exec.refused(errno)
-    }
-
-    fn may_move(&self) -> bool {
-        false
-    }
-}
-
-/// posix_spawn and posix_spawnp.
-struct Spawn {
-    pid: *mut pid_t,
-    target: Target,
-    actions: *const posix_spawn_file_actions_t,
-    attributes: *const posix_spawnattr_t,
-    argv: Strings,
-}
-
-impl Launch for Spawn {
-    unsafe fn direct(&self, path: *const c_char, envp: Strings) -> c_int {
-        // SAFETY: promised by the caller.
-        unsafe { next::posix_spawn()(self.pid, path, self.actions, self.attributes, self.argv, envp) }
-    }
-
-    unsafe fn asked(&self, envp: Strings) -> c_int {
-        let Spawn { pid, actions, attributes, argv, .. } = *self;
-        match self.target {
-            // SAFETY: promised by the caller, here and below.
-            Target::File(file) => unsafe { next::posix_spawnp()(pid, file, actions, attributes, argv, envp) },
-            // SAFETY: as above.
-            Target::Path(path) => unsafe { self.direct(path, envp) },
-            Target::At { .. } => libc::ENOSYS,
-        }
-    }
-
-    fn has_failed(&self, result: c_int) -> bool {
-        result != 0
-    }
-
-    fn refused(&self, errno: c_int) -> c_int {
-        errno
-    }
-
-    /// posix_spawn_file_actions_addchdir_np; the list is opaque.
-    fn may_move(&self) -> bool {
-        !self.actions.is_null()
+        matches!(self.kind, Kind::Spawn { actions, .. } if !actions.is_null())
     }
 }
 
 /// # Safety
-/// As the C function that `how` stands for; `target` is what it is asked to start.
-unsafe fn launch(how: &impl Launch, target: Target, envp: Strings) -> c_int {
+/// As the C function that `call` stands for.
+unsafe fn launch(call: &Call, envp: Strings) -> c_int {
     // SAFETY: an environment, promised by the caller.
     let survey = unsafe { env::survey(envp) };
     if hook::mode() == Mode::Worker {
         // SAFETY: promised by the caller.
-        return unsafe { launch_in_worker(how, target, envp, &survey) };
+        return unsafe { launch_in_worker(call, envp, &survey) };
     }
     if survey.is_off() {
         // SAFETY: the caller's own call.
-        return unsafe { how.asked(envp) };
+        return unsafe { call.asked(envp) };
     }
     // SAFETY: promised by the caller.
-    let image = match unsafe { try_client(how, target, envp, &survey) } {
+    let image = match unsafe { try_client(call, envp, &survey) } {
         Verdict::Client(result) => return result,
         Verdict::Real(image) => image,
     };
     // SAFETY: the caller's own call, with an environment that has more in it; the survey is of this `envp`.
-    unsafe { env::with_child(envp, &survey, image, &|envp| how.asked(envp)) }
+    unsafe { env::with_child(envp, &survey, image, &|envp| call.asked(envp)) }
 }
 
 /// What became of a call.
@@ -197,11 +152,11 @@ enum Verdict {
 }
 
 #[inline(never)]
-unsafe fn try_client(how: &impl Launch, target: Target, envp: Strings, survey: &Survey) -> Verdict {
+unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
     let mut found = PathText::new();
-    let may_move = how.may_move();
+    let may_move = call.may_move();
     // SAFETY: the target's strings and `environ` are C strings.
-    let Some(path) = (unsafe { target.locate(current_environ(), may_move, &mut found) }) else {
+    let Some(path) = (unsafe { call.target.locate(current_environ(), may_move, &mut found) }) else {
         return Verdict::Real(Image::Other);
     };
     // SAFETY: a C string, here and below.
@@ -214,9 +169,9 @@ unsafe fn try_client(how: &impl Launch, target: Target, envp: Strings, survey: &
     let inspection = unsafe { target::inspect(path, suspect) };
     if inspection.is_driver {
         // SAFETY: as above; the client gets the caller's argv.
-        let result = unsafe { as_client(path, envp, survey, &|client, envp| how.direct(client, envp)) };
+        let result = unsafe { as_client(path, envp, survey, &|client, envp| call.direct(client, envp)) };
         if let Some(result) = result
-            && !how.has_failed(result)
+            && !call.has_failed(result)
         {
             return Verdict::Client(result);
         }
@@ -255,7 +210,7 @@ pub unsafe fn as_client(
 /// The client's program: beside the library, or in `bin` beside the library's folder.
 fn client_path(out: &mut PathText) -> Option<()> {
     let library = kept().library();
-    let folder = &library[..library.len() - base_name(library).len()];
+    let folder = library.strip_suffix(base_name(library))?;
     for between in [b"".as_slice(), b"../bin/"] {
         out.clear();
         out.push(folder)?;
@@ -271,32 +226,32 @@ fn client_path(out: &mut PathText) -> Option<()> {
 
 /// A remote compiler starts its parts: the virtual tree says which file that is and whether it may run.
 #[inline(never)]
-unsafe fn launch_in_worker(how: &impl Launch, target: Target, envp: Strings, survey: &Survey) -> c_int {
+unsafe fn launch_in_worker(call: &Call, envp: Strings, survey: &Survey) -> c_int {
     let mut searched = [0; PATH_BYTES_MAX + 1];
     let mut found = PathText::new();
     // SAFETY: the target's strings are C strings, here and below.
-    let path = match target {
+    let path = match call.target {
         // SAFETY: as above.
-        Target::File(file) if unsafe { target.is_searched() } => {
+        Target::File(file) if unsafe { call.target.is_searched() } => {
             // SAFETY: as above.
             match unsafe { vfs::search_path(file, &mut searched) } {
                 Ok(()) => searched.as_ptr().cast(),
-                Err(errno) => return how.refused(errno),
+                Err(errno) => return call.refused(errno),
             }
         }
         // SAFETY: as above.
-        _ => match unsafe { target.locate(current_environ(), false, &mut found) } {
+        _ => match unsafe { call.target.locate(current_environ(), false, &mut found) } {
             Some(path) => path,
-            None => return how.refused(libc::ENOENT),
+            None => return call.refused(libc::ENOENT),
         },
     };
     // SAFETY: as above.
     if let Err(errno) = unsafe { vfs::before_exec(path) } {
-        return how.refused(errno);
+        return call.refused(errno);
     }
     // SAFETY: the caller's own call, with the file that the head means; the survey is of this `envp`.
-    let result = unsafe { env::with_child(envp, survey, Image::Native, &|envp| how.direct(path, envp)) };
-    if how.has_failed(result) {
+    let result = unsafe { env::with_child(envp, survey, Image::Native, &|envp| call.direct(path, envp)) };
+    if call.has_failed(result) {
         let errno = hook::errno();
         vfs::exec_failed();
         hook::set_errno(errno);
@@ -309,7 +264,7 @@ unsafe fn launch_in_worker(how: &impl Launch, target: Target, envp: Strings, sur
 pub unsafe fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int {
     let target = Target::Path(path);
     // SAFETY: promised by the caller.
-    unsafe { launch(&Exec { target, argv }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::Exec }, envp) }
 }
 
 /// # Safety
@@ -324,7 +279,7 @@ pub unsafe fn execv(path: *const c_char, argv: Strings) -> c_int {
 pub unsafe fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int {
     let target = Target::File(file);
     // SAFETY: promised by the caller.
-    unsafe { launch(&Exec { target, argv }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::Exec }, envp) }
 }
 
 /// # Safety
@@ -339,7 +294,7 @@ pub unsafe fn execvp(file: *const c_char, argv: Strings) -> c_int {
 pub unsafe fn execveat(dir: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int {
     let target = Target::At { dir, path, flags };
     // SAFETY: promised by the caller.
-    unsafe { launch(&Exec { target, argv }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::Exec }, envp) }
 }
 
 /// # Safety
@@ -347,7 +302,7 @@ pub unsafe fn execveat(dir: c_int, path: *const c_char, argv: Strings, envp: Str
 pub unsafe fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int {
     let target = Target::At { dir: fd, path: c"".as_ptr(), flags: libc::AT_EMPTY_PATH };
     // SAFETY: promised by the caller.
-    unsafe { launch(&ExecDescriptor { exec: Exec { target, argv }, fd }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::ExecDescriptor(fd) }, envp) }
 }
 
 /// # Safety
@@ -362,7 +317,7 @@ pub unsafe fn posix_spawn(
 ) -> c_int {
     let target = Target::Path(path);
     // SAFETY: promised by the caller.
-    unsafe { launch(&Spawn { pid, target, actions, attributes, argv }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::Spawn { pid, actions, attributes } }, envp) }
 }
 
 /// # Safety
@@ -377,7 +332,7 @@ pub unsafe fn posix_spawnp(
 ) -> c_int {
     let target = Target::File(file);
     // SAFETY: promised by the caller.
-    unsafe { launch(&Spawn { pid, target, actions, attributes, argv }, target, envp) }
+    unsafe { launch(&Call { target, argv, kind: Kind::Spawn { pid, actions, attributes } }, envp) }
 }
 
 /// # Safety
@@ -436,11 +391,11 @@ unsafe fn with_list(arguments: Arguments, then: &impl Fn(*const c_char, Strings,
 
 /// The variadics have no dispatch in front of them.
 unsafe fn in_any_mode(target: Target, argv: Strings, envp: Strings) -> c_int {
-    let exec = Exec { target, argv };
+    let call = Call { target, argv, kind: Kind::Exec };
     match hook::mode() {
         // SAFETY: promised by the caller, here and below.
-        Mode::Build | Mode::Worker => unsafe { launch(&exec, target, envp) },
+        Mode::Build | Mode::Worker => unsafe { launch(&call, envp) },
         // SAFETY: as above.
-        Mode::Unset | Mode::Off => unsafe { exec.asked(envp) },
+        Mode::Unset | Mode::Off => unsafe { call.asked(envp) },
     }
 }

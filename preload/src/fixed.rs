@@ -42,12 +42,13 @@ impl<const N: usize> Fixed<N> {
     /// Lets `fill` write to the free room and say how many bytes it wrote.
     pub fn fill<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
         let room = N - self.len - 1;
-        // SAFETY: inside the buffer.
+        // SAFETY: inside the buffer: `len` is at most `N - 1`.
         let free = unsafe { self.bytes.as_mut_ptr().cast::<u8>().add(self.len) };
         // SAFETY: `free` has `room` bytes; the slice is only handed to system calls, which write before anyone reads.
         let written = fill(unsafe { core::slice::from_raw_parts_mut(free, room) })?.min(room);
         self.len += written;
-        self.bytes[self.len].write(0);
+        // SAFETY: `written` leaves room for the NUL.
+        unsafe { free.add(written).write(0) };
         Ok(())
     }
 

@@ -157,7 +157,6 @@ fn keep_own_path(kept: &mut Kept) -> Option<()> {
 /// What the kernel put above the environment.
 #[derive(Clone, Copy)]
 struct Stack {
-    argv: Strings,
     /// The path that was executed, as it was passed to the kernel.
     executed: *const c_char,
     is_secure: bool,
@@ -169,6 +168,8 @@ fn initial_stack(envp: Strings, len: usize) -> Option<Stack> {
     /// The initial stack lies above the current frame, and the kernel bounds its size (a quarter of the stack limit, at
     /// most 6 MiB, for strings; the pointers to them are what can be in between).
     const REACH_BYTES: usize = 64 << 20;
+    /// The kernel passes some twenty pairs.
+    const PAIRS_MAX: usize = 64;
     let here = 0u8;
     let distance = (envp as usize).wrapping_sub(&raw const here as usize);
     if envp.is_null() || distance > REACH_BYTES {
@@ -178,7 +179,7 @@ fn initial_stack(envp: Strings, len: usize) -> Option<Stack> {
     let mut pair = unsafe { envp.add(len + 1) }.cast::<[usize; 2]>();
     let mut executed = core::ptr::null();
     let mut is_secure = false;
-    loop {
+    for _ in 0..PAIRS_MAX {
         // SAFETY: AT_NULL ends the vector and the loop.
         let [kind, value] = unsafe { *pair };
         match kind as u64 {
@@ -190,21 +191,27 @@ fn initial_stack(envp: Strings, len: usize) -> Option<Stack> {
         // SAFETY: not yet at the end.
         pair = unsafe { pair.add(1) };
     }
-    (!executed.is_null()).then_some(Stack { argv: arguments(envp), executed, is_secure })
+    (!executed.is_null()).then_some(Stack { executed, is_secure })
 }
 
-/// argv lies before the environment; walk back until the count of what was passed is the word in front of it.
-fn arguments(envp: Strings) -> Strings {
+/// argv lies before the environment: walk back until the number of words passed is the word in front of them, argc. No
+/// argument's address is as small as a count.
+fn arguments(envp: Strings) -> Option<Strings> {
+    let here = 0u8;
     let mut count = 0;
-    // SAFETY: argv's NULL is in front of the environment; argc, which ends the loop, in front of argv.
+    // SAFETY: argv's NULL is in front of the environment, here and below: this is the initial stack.
     let mut first = unsafe { envp.sub(1) };
-    // SAFETY: as above. No argument's address is as small as a count.
-    while unsafe { *first.sub(1) } as usize != count {
+    while first as usize > &raw const here as usize {
+        // SAFETY: above our own frame, so still on the stack.
+        let before = unsafe { first.sub(1) };
         // SAFETY: as above.
-        first = unsafe { first.sub(1) };
+        if unsafe { *before } as usize == count {
+            return Some(first);
+        }
+        first = before;
         count += 1;
     }
-    first
+    None
 }
 
 /// The safety net. Returns when this is no driver, or when the client could not be started: then the driver runs as it
@@ -219,8 +226,9 @@ unsafe fn catch(stack: &Stack, envp: Strings, survey: &Survey) {
     if !unsafe { target::inspect(c"/proc/self/exe".as_ptr(), true) }.is_driver {
         return;
     }
+    let Some(argv) = arguments(envp) else { return };
     // SAFETY: the kernel's strings, and the survey is of this `envp`.
-    unsafe { as_client(stack.executed, envp, survey, &|client, envp| sys::execve(client, stack.argv, envp)) };
+    unsafe { as_client(stack.executed, envp, survey, &|client, envp| sys::execve(client, argv, envp)) };
 }
 
 #[cfg(test)]

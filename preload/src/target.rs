@@ -9,6 +9,7 @@ use core::ffi::{c_char, c_int};
 use core::mem::MaybeUninit;
 use mpicc_proxy_abi::PATH_BYTES_MAX;
 use mpicc_proxy_abi::driver::{base_name, recognise};
+use mpicc_proxy_abi::socket::decimal;
 
 /// A path and its NUL.
 pub type PathText = Fixed<{ PATH_BYTES_MAX + 1 }>;
@@ -47,6 +48,8 @@ impl Target {
     /// The target's strings and `environ` are C strings.
     pub unsafe fn locate(self, environ: Strings, may_move: bool, found: &mut PathText) -> Option<*const c_char> {
         match self {
+            // The kernel says EFAULT; the C library crashes where it always did.
+            Target::Path(path) | Target::File(path) | Target::At { path, .. } if path.is_null() => None,
             Target::Path(path) => Some(path),
             Target::File(file) => {
                 // SAFETY: promised by the caller.
@@ -158,18 +161,6 @@ fn descriptor_path(fd: c_int, out: &mut PathText) -> Option<()> {
     (out.bytes().first() == Some(&b'/')).then_some(())
 }
 
-fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[start..];
-        }
-    }
-}
-
 /// Does the file name in a path belong to a compiler driver?
 ///
 /// # Safety
@@ -205,7 +196,7 @@ pub unsafe fn inspect(path: *const c_char, suspect: bool) -> Inspection {
     // SAFETY: the kernel writes before anyone reads, and only what it wrote is read.
     let room = unsafe { core::slice::from_raw_parts_mut(head.as_mut_ptr().cast::<u8>(), HEAD_BYTES) };
     let Ok(len) = file.read_start(room) else { return nothing };
-    let image = image(&room[..len.min(HEAD_BYTES)]);
+    let image = image(room.get(..len).unwrap_or_default());
     // SAFETY: promised by the caller.
     let is_driver = suspect && image.is_elf() && unsafe { is_driver_file(path, &file) }.is_some();
     Inspection { image, is_driver }

@@ -52,18 +52,15 @@ pub fn recognise(name: &[u8]) -> Option<DriverName> {
 
 /// The part of a path behind its last slash.
 pub fn base_name(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(slash) => &path[slash + 1..],
-        None => path,
-    }
+    path.rsplit(|&b| b == b'/').next().unwrap_or(path)
 }
 
 fn without_version(name: &[u8]) -> &[u8] {
-    let Some(dash) = name.iter().rposition(|&b| b == b'-') else { return name };
-    let version = &name[dash + 1..];
+    let mut parts = name.rsplitn(2, |&b| b == b'-');
+    let (Some(version), Some(stem)) = (parts.next(), parts.next()) else { return name };
     let is_version =
         version.first().is_some_and(u8::is_ascii_digit) && version.iter().all(|b| b.is_ascii_digit() || *b == b'.');
-    if is_version { &name[..dash] } else { name }
+    if is_version { stem } else { name }
 }
 
 #[cfg(test)]

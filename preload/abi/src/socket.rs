@@ -28,16 +28,18 @@ fn join(parts: &[&[u8]], out: &mut [u8; SOCKET_PATH_BYTES_MAX]) -> Option<usize>
     Some(len)
 }
 
-fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+/// A number's digits; the library has no `core::fmt`, which would cost every process relocations.
+pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
+    for (index, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (number % 10) as u8;
         number /= 10;
+        start = index;
         if number == 0 {
-            return &digits[start..];
+            break;
         }
     }
+    digits.get(start..).unwrap_or_default()
 }
 
 #[cfg(test)]
