@@ -34,10 +34,10 @@ impl Backoff {
         self.next = SHORTEST;
     }
 
-    /// Time to wait now, at most `cap`; the following one is longer by half.
+    /// Time to wait now, at most `cap`; the following one is twice as long.
     pub fn step(&mut self, cap: Duration) -> Duration {
         let now = self.next.min(cap);
-        self.next = (now + now / 2).min(cap);
+        self.next = (now * 2).min(cap);
         now
     }
 }
