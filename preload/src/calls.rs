@@ -128,9 +128,10 @@ unsafe fn stdio_flags(mode: *const c_char) -> c_int {
     let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
     let both = mode.contains(&b'+');
     let access = |alone| if both { libc::O_RDWR } else { alone };
+    let exclusive = if mode.contains(&b'x') { libc::O_EXCL } else { 0 };
     match mode.first() {
-        Some(b'w') => access(libc::O_WRONLY) | libc::O_CREAT | libc::O_TRUNC,
-        Some(b'a') => access(libc::O_WRONLY) | libc::O_CREAT | libc::O_APPEND,
+        Some(b'w') => access(libc::O_WRONLY) | libc::O_CREAT | libc::O_TRUNC | exclusive,
+        Some(b'a') => access(libc::O_WRONLY) | libc::O_CREAT | libc::O_APPEND | exclusive,
         _ => access(libc::O_RDONLY),
     }
 }
