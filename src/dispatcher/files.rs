@@ -5,7 +5,8 @@
 //! [`HeadTree::validate`] repeats stat(2) (and lstat(2) for a symbolic link) and compares identity, size, mode, owner,
 //! mtime and ctime. A change makes a new version with a new id; the old id is never validated again. Directories
 //! compare without size and times, which change with every object written beside a source and which no compiler looks
-//! at. A file that was modified less than [`RACY`] before its content was read may change once more within the same
+//! at. A folder that moves and leaves a symbolic link to itself behind is not noticed: the same files are still there,
+//! only realpath(3) would say another name. A file that was modified less than [`RACY`] before its content was read may change once more within the same
 //! time stamp, so its content is read again at the next validation.
 //!
 //! # Epochs
@@ -27,8 +28,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathId(u32);
 
-/// Coarsest time stamp of the file systems in use (ext3 aside, a kernel tick), with room to spare.
-const RACY: Duration = Duration::from_millis(50);
+/// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
+/// clock is a little behind.
+const RACY: Duration = Duration::from_secs(2);
 
 /// Contents kept in memory for ranks that ask again, in bytes.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
