@@ -3,19 +3,19 @@
 
 use crate::connection::Connection;
 use crate::driver::{self, Verdict};
+use crate::environment::{self, variable};
 use crate::paths;
 use crate::publish::publish;
-use crate::rusage;
 use crate::wire::{ActionResult, Bytes, Exit, Invocation, Stream, ToClient, ToDispatcher};
+use crate::{rusage, signals, viewpoint};
 use mpicc_proxy_abi::{driver as names, env};
-use std::ffi::OsStr;
-use std::ffi::OsString;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Exit status when `MPICC_PROXY_FALLBACK=forbid` keeps a compile from running locally (EX_UNAVAILABLE).
 const EXIT_FORBIDDEN: u8 = 69;
@@ -35,7 +35,8 @@ struct Fallback {
 struct Client {
     driver: OsString,
     argv: Vec<OsString>,
-    environment: Vec<(OsString, OsString)>,
+    /// As it came, without the variables between hook and client.
+    environment: Vec<Bytes>,
 }
 
 /// The whole program.
@@ -47,17 +48,13 @@ pub fn main() -> ExitCode {
         );
         return EXIT_USAGE.into();
     };
-    let is_internal = |name: &OsStr| env::INTERNAL.contains(&name.as_bytes());
-    let client = Client {
-        driver,
-        argv: std::env::args_os().collect(),
-        environment: std::env::vars_os().filter(|(name, _)| !is_internal(name)).collect(),
-    };
-    client.run()
+    let environment = without(environment::entries(), &env::INTERNAL);
+    Client { driver, argv: std::env::args_os().collect(), environment }.run()
 }
 
-fn variable(name: &[u8]) -> Option<OsString> {
-    std::env::var_os(OsStr::from_bytes(name))
+fn without(mut entries: Vec<Bytes>, names: &[&[u8]]) -> Vec<Bytes> {
+    entries.retain(|entry| !names.iter().any(|name| environment::is_named(entry, name)));
+    entries
 }
 
 impl Client {
@@ -66,7 +63,10 @@ impl Client {
             return self.become_driver();
         }
         let reason = match self.classify() {
-            Verdict::Remote(_) => driver::keeps_here(&self.environment_entries()),
+            Verdict::Remote(_) if signals::closed_at_start().next().is_some() => {
+                Some(driver::Reason::new(driver::Cause::ClosedDescriptor))
+            }
+            Verdict::Remote(_) => driver::keeps_here(&self.environment),
             Verdict::Local(reason) => Some(reason),
         };
         if let Some(reason) = reason {
@@ -93,14 +93,7 @@ impl Client {
             return unknown();
         }
         let arguments: Vec<Bytes> = self.argv.iter().skip(1).map(|word| word.as_bytes().to_vec()).collect();
-        driver::classify(driver, &arguments, &mut |path| std::fs::read(OsStr::from_bytes(path)))
-    }
-
-    fn environment_entries(&self) -> Vec<Bytes> {
-        // What steers us must not make one compile's environment differ from another's.
-        let ours = |name: &OsStr| env::KEPT.contains(&name.as_bytes());
-        let kept = self.environment.iter().filter(|(name, _)| !ours(name));
-        kept.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect()
+        driver::classify(driver, &arguments, &mut read_response_file)
     }
 
     fn invocation(&self) -> io::Result<Invocation> {
@@ -110,12 +103,15 @@ impl Client {
         Ok(Invocation {
             driver: self.driver.as_bytes().to_vec(),
             argv: self.argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
-            environment: self.environment_entries(),
+            // What steers us must not make one compile's environment differ from another's.
+            environment: without(self.environment.clone(), &env::KEPT),
             cwd: nix::unistd::getcwd()?.into_os_string().into_vec(),
             umask: umask.bits(),
             terminals: (0..).zip(terminals).fold(0, |bits, (fd, yes)| bits | u32::from(yes) << fd),
             window: terminals[0].then(window_of_stdin).flatten(),
             merged_output: same_file(io::stdout(), io::stderr()),
+            limits: narrow_limits(),
+            viewpoint: viewpoint::own()?,
         })
     }
 
@@ -142,8 +138,13 @@ impl Client {
                 return Err(uncounted("driver-killed", killed));
             }
         };
+        if (!received.stdout.is_empty() && reader_is_gone(io::stdout()))
+            || (!received.stderr.is_empty() && reader_is_gone(io::stderr()))
+        {
+            // The compiler would not survive its first message.
+            return Err(uncounted("reader-gone", io::ErrorKind::BrokenPipe.into()));
+        }
         publish(&result.outputs, &received.outputs, umask).map_err(|error| uncounted("cannot-publish", error))?;
-        // A reader that is gone is no more our concern than it is the compiler's.
         let _ = io::stdout().lock().write_all(&received.stdout).and_then(|()| io::stdout().flush());
         let _ = io::stderr().write_all(&received.stderr);
         let _ = connection.send(&ToDispatcher::Published { client_cpu_us: rusage::own_cpu_us() });
@@ -177,14 +178,14 @@ impl Client {
 
     /// Executes the real driver in this process: same pid, same descriptors, same parent.
     fn become_driver(&self) -> ExitCode {
-        let mut command = Command::new(&self.driver);
-        command.args(self.argv.iter().skip(1)).env_clear().envs(self.environment.iter().cloned());
-        if let Some(argv0) = self.argv.first() {
-            command.arg0(argv0);
-        }
+        // None of these can hold a NUL byte: they came from execve(2) themselves.
+        let strings = |parts: Vec<Bytes>| parts.into_iter().flat_map(CString::new).collect::<Vec<_>>();
+        let argv = strings(self.argv.iter().map(|word| word.as_bytes().to_vec()).collect());
         // The library must not catch it again, should it be loaded in spite of all (ld.so.preload).
-        command.env(OsStr::from_bytes(env::SWITCH), "off");
-        let error = crate::signals::exec(&mut command);
+        let mut environment = without(self.environment.clone(), &[env::SWITCH]);
+        environment.push([env::SWITCH, b"=off"].concat());
+        let driver = CString::new(self.driver.as_bytes()).unwrap_or_default();
+        let error = signals::exec_exactly(&driver, &argv, &strings(environment));
         eprintln!("mpicc-proxy-client: cannot execute {}: {error}", self.driver.display());
         EXIT_NOT_EXECUTABLE.into()
     }
@@ -259,6 +260,48 @@ fn same_file(a: impl AsFd, b: impl AsFd) -> bool {
     let identity = |fd: &dyn AsFd| nix::sys::stat::fstat(fd.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let (a, b) = (identity(&a), identity(&b));
     a.is_some() && a == b
+}
+
+/// Nobody will read what is written to this pipe.
+fn reader_is_gone(fd: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    let answered = poll(&mut polled, PollTimeout::ZERO).is_ok();
+    answered && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
+/// A response file is read here and again by the driver: only a regular file gives the same twice.
+fn read_response_file(path: &[u8]) -> io::Result<Vec<u8>> {
+    let path = OsStr::from_bytes(path);
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    std::fs::read(path)
+}
+
+/// Limits that a compile could run into, if they are narrower than what systems come with.
+fn narrow_limits() -> Vec<(u32, u64, u64)> {
+    /// Every driver raises its stack to 64 MiB if it may.
+    const STACK_BYTES: u64 = 8 << 20;
+    const DESCRIPTORS: u64 = 1024;
+    let usual = [
+        (libc::RLIMIT_FSIZE, libc::RLIM_INFINITY),
+        (libc::RLIMIT_AS, libc::RLIM_INFINITY),
+        (libc::RLIMIT_DATA, libc::RLIM_INFINITY),
+        (libc::RLIMIT_CPU, libc::RLIM_INFINITY),
+        (libc::RLIMIT_STACK, STACK_BYTES),
+        (libc::RLIMIT_NOFILE, DESCRIPTORS),
+    ];
+    let limit = |resource| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: fills the struct.
+        (unsafe { libc::getrlimit(resource, &raw mut limit) } == 0).then_some((limit.rlim_cur, limit.rlim_max))
+    };
+    let narrow = usual.into_iter().filter_map(|(resource, usual)| {
+        let (soft, hard) = limit(resource)?;
+        let raised = resource == libc::RLIMIT_STACK && hard != libc::RLIM_INFINITY;
+        (soft < usual || raised).then_some((resource, soft, hard))
+    });
+    narrow.collect()
 }
 
 fn window_of_stdin() -> Option<[u16; 4]> {

@@ -2,7 +2,7 @@
 //! [`apply`] touch the real ones.
 
 use mpicc_proxy_abi::{LIBRARY_NAME, driver::base_name, env};
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
@@ -56,6 +56,30 @@ pub fn of_launcher(preload: Option<&[u8]>) -> Vec<Change> {
     ];
     changes.extend(env::INTERNAL.map(|name| (name, None)));
     changes
+}
+
+/// The environment of this process as execve(2) passed it: in order, with names that occur twice and entries without
+/// `=`, all of which programs can see.
+pub fn entries() -> Vec<Vec<u8>> {
+    unsafe extern "C" {
+        static environ: *const *const std::ffi::c_char;
+    }
+    let mut entries = Vec::new();
+    // SAFETY: the C library's variable; nothing in this program changes the environment while it is read.
+    let mut next = unsafe { environ };
+    // SAFETY: a NULL-terminated array of C strings.
+    while !next.is_null() && !unsafe { *next }.is_null() {
+        // SAFETY: as above.
+        entries.push(unsafe { CStr::from_ptr(*next) }.to_bytes().to_vec());
+        // SAFETY: not yet at the NULL.
+        next = unsafe { next.add(1) };
+    }
+    entries
+}
+
+/// Is `entry` a value of the variable `name`?
+pub fn is_named(entry: &[u8], name: &[u8]) -> bool {
+    entry.strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
 }
 
 /// A variable of this process.

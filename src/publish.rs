@@ -2,16 +2,16 @@
 //! where they came from.
 //!
 //! A new file, or one whose name the compiler replaced, appears by rename. An existing one that the compiler would have
-//! written into keeps its mode; if it has other names, is a symbolic link or not a regular file, it is written in
-//! place, as the compiler would have done.
+//! written into is written into: it keeps its inode, owner, mode, attributes and other names, and symbolic links lead
+//! where they lead.
 
 use crate::wire::{Output, OutputKind};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Signals wait while names change, so that Ctrl-C leaves no temporary file behind.
@@ -63,23 +63,10 @@ fn tolerate(result: io::Result<()>, harmless: io::ErrorKind) -> io::Result<()> {
 }
 
 fn write(path: &Path, content: &[u8], mode: u32, replaces: bool, umask: u32) -> io::Result<()> {
-    let existing = match fs::symlink_metadata(path) {
-        Ok(metadata) => Some(metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let own = nix::unistd::geteuid().as_raw();
-    match existing {
-        Some(metadata) if !replaces => {
-            let simple = metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == own;
-            if simple {
-                replace(path, content, Some(metadata.mode() & 0o7777), umask)
-            } else {
-                OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content)
-            }
-        }
-        Some(_) | None => replace(path, content, (mode != 0o666 & !umask).then_some(mode), umask),
+    if !replaces && fs::symlink_metadata(path).is_ok() {
+        return File::options().write(true).truncate(true).open(path)?.write_all(content);
     }
+    replace(path, content, (mode != 0o666 & !umask).then_some(mode), umask)
 }
 
 /// Writes a temporary file beside `path` and renames it. Without `mode` the file gets what open(2) gives any new file,
@@ -111,6 +98,7 @@ fn temporary_beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn file(path: &Path, mode: u32, replaces: bool) -> Output {
         let kind = OutputKind::File { mode, bytes: 3, replaces };

@@ -8,11 +8,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::Cell;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// The signals that end a session early or must not end it.
@@ -122,14 +123,26 @@ fn is_ignored(signal: Signal) -> bool {
 /// Whether we were started with SIGPIPE ignored, noted before Rust's start-up code ignores it for itself.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn note_sigpipe() {
+/// Bit n: descriptor n (0 to 2) was closed, noted before Rust's start-up code opens /dev/null in its place.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+extern "C" fn note_start() {
     SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    // SAFETY: only asks for a flag of each descriptor.
+    let closed = (0..3).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } < 0).fold(0, |bits, fd| bits | 1 << fd);
+    CLOSED.store(closed, Ordering::Relaxed);
+}
+
+/// Descriptors among 0 to 2 that this process was started without.
+pub fn closed_at_start() -> impl Iterator<Item = i32> {
+    let closed = CLOSED.load(Ordering::Relaxed);
+    (0..3).filter(move |fd| closed & 1 << fd != 0)
 }
 
 // SAFETY: .init_array is a list of functions that the C library calls once, before main.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+static NOTE_START: extern "C" fn() = note_start;
 
 /// Gives SIGPIPE back the disposition that this process was started with. Rust ignores it in its own programs and sets
 /// it to the default in what they execute, but a build started with it ignored must stay so. Async-signal-safe.
@@ -149,4 +162,18 @@ pub fn exec(command: &mut Command) -> io::Error {
         });
     }
     command.exec()
+}
+
+/// Becomes `program` with exactly these words and this environment, and with the descriptors and the signal state that
+/// this process was started with. Returns only if that fails.
+pub fn exec_exactly(program: &CStr, argv: &[CString], environment: &[CString]) -> io::Error {
+    for fd in closed_at_start() {
+        // SAFETY: Rust's start-up code put /dev/null there; nothing of ours uses it.
+        unsafe { libc::close(fd) };
+    }
+    restore_sigpipe();
+    match nix::unistd::execve(program, argv, environment) {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
 }

@@ -67,6 +67,29 @@ pub struct Invocation {
     pub window: Option<[u16; 4]>,
     /// stdout and stderr are the same open file: their order matters to the reader.
     pub merged_output: bool,
+    /// Limits that are narrower than usual: `RLIMIT_*`, soft and hard value. At most
+    /// `mpicc_proxy_abi::task::LIMITS_MAX`.
+    pub limits: Vec<(u32, u64, u64)>,
+    /// How the client sees the head's files.
+    pub viewpoint: Viewpoint,
+}
+
+/// What decides which files a process sees and may touch. The dispatcher looks at the tree for its clients, so theirs
+/// must equal its own; otherwise (another mount namespace, chroot, newgrp, dropped capabilities) the compile runs
+/// locally.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Viewpoint {
+    /// Device and inode of the mount namespace.
+    pub mounts: (u64, u64),
+    /// Device and inode of `/`.
+    pub root: (u64, u64),
+    /// Effective user and group.
+    pub user: u32,
+    pub group: u32,
+    /// Supplementary groups, in ascending order.
+    pub groups: Vec<u32>,
+    /// Effective capabilities, as a bit mask.
+    pub capabilities: u64,
 }
 
 impl Invocation {
@@ -206,6 +229,8 @@ pub struct Record {
     pub real: Bytes,
     /// Bits of `mpicc_proxy_abi::table::ACCESS_*`.
     pub access: u32,
+    /// Why writing is not granted, or 0.
+    pub write_errno: i32,
     /// Regular, readable files only.
     pub digest: Option<Digest>,
 }
@@ -519,6 +544,8 @@ mod tests {
             terminals: 0,
             window: None,
             merged_output: false,
+            limits: vec![],
+            viewpoint: Viewpoint::default(),
         }
     }
 }

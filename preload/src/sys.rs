@@ -316,3 +316,15 @@ pub fn exit(status: c_int) -> ! {
         unsafe { call(libc::SYS_exit_group, status as usize, 0, 0, 0, 0, 0) };
     }
 }
+
+/// Lowers (or raises, as far as allowed) a resource limit. Memory limits make room for our own mappings.
+pub fn set_limit(limit: &mpicc_proxy_abi::task::Limit) {
+    use mpicc_proxy_abi::{table::TABLE_BYTES, task::PAGE_BYTES};
+    /// Our code and data, in bytes, generously.
+    const LIBRARY_BYTES: u64 = 1 << 20;
+    let ours =
+        if limit.resource == libc::RLIMIT_AS { TABLE_BYTES as u64 + PAGE_BYTES as u64 + LIBRARY_BYTES } else { 0 };
+    let wanted = [limit.soft.saturating_add(ours), limit.hard.saturating_add(ours)];
+    // SAFETY: prlimit64 reads two words; it changes this process only.
+    unsafe { call(libc::SYS_prlimit64, 0, limit.resource as usize, wanted.as_ptr() as usize, 0, 0, 0) };
+}

@@ -19,15 +19,20 @@ use core::sync::atomic::Ordering;
 use mpicc_proxy_abi::PATH_BYTES_MAX;
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Entry};
-use mpicc_proxy_abi::task::{Scratch, Taint, WRITE_REPLACES, WriteEntry, WriteState};
+use mpicc_proxy_abi::task::{Scratch, Taint, WRITE_HIDES, WRITE_REPLACES, WriteEntry, WriteState};
 
 /// Starts worker mode. `false`: this process cannot be part of a remote compile.
 pub fn start() -> bool {
-    if !view::start() {
-        return false;
-    }
-    sys::set_umask(view::page().umask);
+    // The limits of the first process, the driver, are inherited by all others.
+    let Some(first) = view::start() else { return false };
+    let page = view::page();
+    sys::set_umask(page.umask);
     sys::die_with_parent();
+    if first {
+        for limit in &page.limits[..(page.limit_count as usize).min(page.limits.len())] {
+            sys::set_limit(limit);
+        }
+    }
     true
 }
 
@@ -66,6 +71,9 @@ pub unsafe fn key(dir: c_int, path: *const c_char) -> Result<Key, Errno> {
 pub fn place(key: &[u8], want: Want) -> Result<Place, Errno> {
     if view::is_own(key) {
         return Ok(Place::Own);
+    }
+    if view::is_kernels(key) {
+        return Err(unsupported(key));
     }
     if let Some(written) = view::page().find_write(key) {
         return Ok(Place::Written(written));
@@ -160,17 +168,18 @@ fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>,
     match entry.stat_errno {
         0 => {
             let kind = entry.stat.mode & libc::S_IFMT;
-            if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 {
+            let creates = flags & libc::O_CREAT != 0;
+            if creates && flags & libc::O_EXCL != 0 {
                 return Err(libc::EEXIST);
             }
-            if kind == libc::S_IFDIR {
+            if kind == libc::S_IFDIR || (key.directory && creates) {
                 return Err(libc::EISDIR);
             }
             if key.directory {
                 return Err(libc::ENOTDIR);
             }
             if entry.access & ACCESS_WRITE == 0 {
-                return Err(libc::EACCES);
+                return Err(entry.write_errno);
             }
             if kind != libc::S_IFREG {
                 return Err(unsupported(key.bytes()));
@@ -181,7 +190,8 @@ fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>,
         libc::ENOENT => may_create_in(path::parent(key.bytes()))?,
         errno => return Err(errno),
     }
-    let written = add_write(key.bytes(), WriteState::Live, 0)?;
+    let hides = if entry.lstat_errno == 0 { WRITE_HIDES } else { 0 };
+    let written = add_write(key.bytes(), WriteState::Live, hides)?;
     let target = scratch_target(written, flags | libc::O_CREAT)?;
     if entry.stat_errno == 0
         && flags & libc::O_TRUNC == 0
@@ -223,8 +233,10 @@ pub fn may_create_in(folder: &[u8]) -> Result<(), Errno> {
                 Err(entry.stat_errno)
             } else if entry.stat.mode & libc::S_IFMT != libc::S_IFDIR {
                 Err(libc::ENOTDIR)
-            } else if entry.access & (ACCESS_WRITE | ACCESS_EXECUTE) != ACCESS_WRITE | ACCESS_EXECUTE {
+            } else if entry.access & ACCESS_EXECUTE == 0 {
                 Err(libc::EACCES)
+            } else if entry.access & ACCESS_WRITE == 0 {
+                Err(entry.write_errno)
             } else {
                 Ok(())
             }
@@ -252,6 +264,17 @@ pub fn unsupported(what: &[u8]) -> Errno {
 fn limit() -> Errno {
     view::taint(Taint::Limit, b"written files or path length");
     libc::ENAMETOOLONG
+}
+
+/// Makes a temporary file that was not there before: the target for its name, or EEXIST. The head is not asked for the
+/// name, which nobody can have by chance (62^6 of them), only for its folder.
+pub fn temporary_target(key: &[u8], flags: c_int) -> Result<Target, Errno> {
+    if view::page().find_write(key).is_some() {
+        return Err(libc::EEXIST);
+    }
+    may_create_in(path::parent(key))?;
+    let path = scratch_of(add_write(key, WriteState::Live, 0)?)?;
+    Ok(Target { path, flags, known: None })
 }
 
 /// Called before `path` is executed: only the verified programs of the toolchain may run, because any other would be

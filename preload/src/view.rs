@@ -17,27 +17,29 @@ use mpicc_proxy_abi::{PATH_BYTES_MAX, VERSION};
 static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Folders that are this host's own in every compile: the kernel's. `/dev/shm` is memory, where people do build.
-const OWN_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+/// The kernel's folders. What lies there belongs to a process or a machine and is covered by no record. `/dev/shm` is
+/// memory, where people do build.
+const KERNEL_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
 
-/// Maps table and page. `false`: something does not fit; the process then runs without the tree, which the rank
-/// notices by the missing activation.
-pub fn start() -> bool {
+/// Files of the kernel's that are the same everywhere, or about this very process.
+const OWN_FILES: [&[u8]; 5] = [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", b"/proc/self/exe"];
+
+/// Maps table and page. `Some(true)`: this is the task's first process. `None`: something does not fit.
+pub fn start() -> Option<bool> {
     let (Some(table), Some(page)) =
         (sys::map_shared(TABLE_FD, TABLE_BYTES, false), sys::map_shared(TASK_FD, PAGE_BYTES, true))
     else {
-        return false;
+        return None;
     };
     // SAFETY: both mappings have the full length and start with the version fields.
     let (header, page) = unsafe { (&*table.cast::<Header>(), &*page.cast::<Page>()) };
     if header.version != VERSION || header.entry_bytes as usize != size_of::<Entry>() || page.version != VERSION {
-        return false;
+        return None;
     }
     TABLE.store(table.cast(), Ordering::Release);
     PAGE.store(core::ptr::from_ref(page).cast_mut(), Ordering::Release);
-    page.activations.fetch_add(1, Ordering::AcqRel);
-    true
+    Some(page.activations.fetch_add(1, Ordering::AcqRel) == 0)
 }
 
 /// This compile's page. Only worker-mode handlers call it, and worker mode begins after [`start`].
@@ -62,10 +64,14 @@ pub fn text(span: mpicc_proxy_abi::table::Span) -> &'static [u8] {
 /// Is this path the worker host's own business?
 pub fn is_own(key: &[u8]) -> bool {
     let page = page();
-    if path::is_below(key, page.bytes(page.scratch)) || path::is_below(key, page.bytes(page.store)) {
-        return true;
-    }
-    OWN_FOLDERS.iter().any(|folder| path::is_below(key, folder)) && !path::is_below(key, SHARED_MEMORY)
+    path::is_below(key, page.bytes(page.scratch))
+        || path::is_below(key, page.bytes(page.store))
+        || OWN_FILES.contains(&key)
+}
+
+/// Is this path the kernel's, on whichever host it is asked for?
+pub fn is_kernels(key: &[u8]) -> bool {
+    KERNEL_FOLDERS.iter().any(|folder| path::is_below(key, folder)) && !path::is_below(key, SHARED_MEMORY)
 }
 
 /// Marks the result as not to be used.

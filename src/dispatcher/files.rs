@@ -16,7 +16,7 @@
 use crate::wire::{Bytes, Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -194,6 +194,7 @@ impl HeadTree {
             }
         }
         let racy = is_racy(&stat) || is_racy(&lstat);
+        let (access, write_errno) = if stat_errno == 0 { access_of(name) } else { (0, 0) };
         let record = Record {
             id: 0,
             path: name.to_vec(),
@@ -204,7 +205,8 @@ impl HeadTree {
             link: link.map(|target| target.into_os_string().into_vec()).unwrap_or_default(),
             real_errno,
             real,
-            access: if stat_errno == 0 { access_of(name) } else { 0 },
+            access,
+            write_errno,
             digest,
         };
         (record, racy && digest.is_some())
@@ -322,16 +324,22 @@ fn read_file(path: &Path) -> Option<(Stat, Vec<u8>)> {
     None
 }
 
-fn access_of(name: &[u8]) -> u32 {
-    let Ok(path) = CString::new(name) else { return 0 };
-    let granted = |mode: i32| {
-        // SAFETY: a NUL-terminated path.
-        unsafe { libc::access(path.as_ptr(), mode) == 0 }
-    };
-    [(libc::R_OK, ACCESS_READ), (libc::W_OK, ACCESS_WRITE), (libc::X_OK, ACCESS_EXECUTE)]
-        .into_iter()
-        .filter(|(mode, _)| granted(*mode))
-        .fold(0, |bits, (_, bit)| bits | bit)
+/// What access(2) grants, and why it does not grant writing.
+fn access_of(name: &[u8]) -> (u32, i32) {
+    use nix::unistd::{AccessFlags, access};
+    let path = OsStr::from_bytes(name);
+    let mut bits = 0;
+    let mut write_errno = 0;
+    for (how, bit) in
+        [(AccessFlags::R_OK, ACCESS_READ), (AccessFlags::W_OK, ACCESS_WRITE), (AccessFlags::X_OK, ACCESS_EXECUTE)]
+    {
+        match access(path, how) {
+            Ok(()) => bits |= bit,
+            Err(errno) if how == AccessFlags::W_OK => write_errno = errno as i32,
+            Err(_) => {}
+        }
+    }
+    (bits, write_errno)
 }
 
 #[cfg(test)]

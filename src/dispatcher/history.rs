@@ -100,6 +100,8 @@ mod tests {
             terminals: 0,
             window: None,
             merged_output: false,
+            limits: vec![],
+            viewpoint: Default::default(),
         }
     }
 

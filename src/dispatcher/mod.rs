@@ -16,7 +16,7 @@ use crate::link::Link;
 use crate::rusage;
 use crate::wire::{
     self, ActionId, ActionResult, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
-    ToDispatcher, ToRank, ToolchainId, Want,
+    ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -68,6 +68,8 @@ struct Dispatcher {
     stats: Stats,
     started: Instant,
     cpu_at_start_us: u64,
+    /// How this process, which looks at the tree for the clients, sees files.
+    viewpoint: Viewpoint,
     stopping: bool,
 }
 
@@ -97,6 +99,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         stats: Stats::default(),
         started: Instant::now(),
         cpu_at_start_us: rusage::own_cpu_us(),
+        viewpoint: crate::viewpoint::own()?,
         stopping: false,
     };
     if let Some(path) = &options.ready_file {
@@ -176,6 +179,11 @@ impl Dispatcher {
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
             ToDispatcher::Hello { .. } => {}
+            ToDispatcher::Compile(invocation) if invocation.viewpoint != self.viewpoint => {
+                let reason = "other-viewpoint".to_owned();
+                self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+                self.note_local(reason);
+            }
             ToDispatcher::Compile(invocation) => {
                 let action = self.next_action;
                 self.next_action += 1;

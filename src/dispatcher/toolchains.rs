@@ -30,6 +30,8 @@ struct Entry {
     programs: Vec<(Bytes, Stamp)>,
     libraries: Vec<(Bytes, Stamp)>,
     checked: Instant,
+    /// LD_LIBRARY_PATH names folders: all libraries are compared for every action.
+    own_libraries: bool,
 }
 
 type Inspected = (ToolchainKey, Result<(Toolchain, Vec<(Bytes, Stamp)>), String>);
@@ -108,6 +110,7 @@ impl Toolchains {
                 programs: vec![(key.driver().to_vec(), toolchain::stamp(key.driver()))],
                 libraries: Vec::new(),
                 checked: Instant::now(),
+                own_libraries: key.has_library_path(),
             };
             match result {
                 Ok((toolchain, stamps)) => {
@@ -142,7 +145,8 @@ impl Entry {
         if !same(&self.programs) {
             return false;
         }
-        if self.checked.elapsed() < LIBRARIES_EVERY {
+        // Folders of the user's own change as builds go on.
+        if !self.own_libraries && self.checked.elapsed() < LIBRARIES_EVERY {
             return true;
         }
         self.checked = Instant::now();

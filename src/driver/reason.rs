@@ -71,6 +71,8 @@ causes! {
     Locale = "locale", "messages or character sets come from files of this host's C library";
     ForeignPreload = "foreign-preload", "another library is preloaded, which may change what the compiler does";
 
+    ClosedDescriptor = "closed-descriptor", "it was started without stdin, stdout or stderr";
+
     // What differs from run to run.
     Verbose = "verbose", "it prints the commands it runs, with names of temporary files";
     Timing = "timing", "it reports on the compiler's own time and memory";

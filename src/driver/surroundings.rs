@@ -32,6 +32,12 @@ pub fn keeps_here(environment: &[Bytes]) -> Option<Reason> {
     if let Some(name) = STEERING.into_iter().find(|name| value(name).is_some()) {
         return reason(Cause::Environment, name);
     }
+    // An entry that means the working directory is another folder on another host.
+    if value(b"LD_LIBRARY_PATH")
+        .is_some_and(|folders| folders.split(|b| matches!(b, b':' | b';')).any(|f| !f.starts_with(b"/")))
+    {
+        return reason(Cause::Environment, b"LD_LIBRARY_PATH");
+    }
     if let Some(name) = LOCALE_FILES.into_iter().find(|name| value(name).is_some()) {
         return reason(Cause::Locale, name);
     }
@@ -63,7 +69,7 @@ mod tests {
 
     #[test]
     fn environments() {
-        let table: [(&[&str], Option<&str>); 13] = [
+        let table: [(&[&str], Option<&str>); 15] = [
             (&["PATH=/bin", "LANG=C.UTF-8", "CPATH=/x", "SOURCE_DATE_EPOCH=1"], None),
             (&["LANG=en_US.UTF-8"], None),
             (&["LANG=de_DE.UTF-8"], Some("locale")),
@@ -74,6 +80,8 @@ mod tests {
             (&["DEPENDENCIES_OUTPUT=deps"], Some("environment")),
             (&["DEPENDENCIES_OUTPUT="], None),
             (&["COMPILER_PATH=/x"], Some("environment")),
+            (&["LD_LIBRARY_PATH=/opt/gcc/lib64:/x"], None),
+            (&["LD_LIBRARY_PATH=/opt/gcc/lib64:"], Some("environment")),
             (&["LD_PRELOAD=/opt/xalt/lib64/libxalt_init.so"], None),
             (&["LD_PRELOAD=libxalt_init.so:/usr/lib/libfaketime.so.1"], Some("foreign-preload")),
             (&["LD_PRELOAD=/usr/lib/libjemalloc.so"], Some("foreign-preload")),

@@ -45,6 +45,11 @@ impl ToolchainKey {
         &self.driver
     }
 
+    /// Does LD_LIBRARY_PATH name folders?
+    pub fn has_library_path(&self) -> bool {
+        self.variable("LD_LIBRARY_PATH").is_some_and(|folders| !folders.is_empty())
+    }
+
     fn variable(&self, name: &str) -> Option<&OsStr> {
         let (_, value) = self.variables.iter().find(|(known, _)| *known == name)?;
         value.as_deref().map(OsStr::from_bytes)

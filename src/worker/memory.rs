@@ -5,7 +5,7 @@ use crate::wire::{Invocation, Record, RecordId, Toolchain};
 use anyhow::{Context, Result, bail};
 use memfd::MemfdOptions;
 use mpicc_proxy_abi::table::{Entry, Facts, Span, TABLE_BYTES, Table, Writer};
-use mpicc_proxy_abi::task::{PAGE_BYTES, PROGRAMS_MAX, Page};
+use mpicc_proxy_abi::task::{LIMITS_MAX, Limit, PAGE_BYTES, PROGRAMS_MAX, Page};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -73,6 +73,7 @@ impl TableMemory {
             lstat_errno: record.lstat_errno,
             real_errno: record.real_errno,
             access: record.access,
+            write_errno: record.write_errno,
             stat: record.stat,
             lstat: record.lstat,
             digest: record.digest.map_or([0; 32], |digest| digest.hash),
@@ -116,6 +117,13 @@ impl TaskMemory {
         page.version = mpicc_proxy_abi::VERSION;
         page.task = facts.task;
         page.umask = invocation.umask;
+        if invocation.limits.len() > LIMITS_MAX {
+            bail!("{} resource limits; a task page holds {LIMITS_MAX}", invocation.limits.len());
+        }
+        for (to, (resource, soft, hard)) in page.limits.iter_mut().zip(&invocation.limits) {
+            *to = Limit { resource: *resource, soft: *soft, hard: *hard };
+        }
+        page.limit_count = invocation.limits.len() as u32;
         page.terminals = invocation.terminals;
         page.has_window = u32::from(invocation.window.is_some());
         page.window = invocation.window.unwrap_or_default();
@@ -167,6 +175,7 @@ mod tests {
             real_errno: 0,
             real: b"/real".to_vec(),
             access: 4,
+            write_errno: libc::EACCES,
             digest: None,
         }
     }
@@ -181,6 +190,8 @@ mod tests {
             terminals: 4,
             window: None,
             merged_output: false,
+            limits: vec![(7, 100, 200)],
+            viewpoint: Default::default(),
         };
         let toolchain = Toolchain { programs: vec![b"/usr/bin/gcc".to_vec()], files: vec![] };
         let here = Path::new("/s");
@@ -221,6 +232,7 @@ mod tests {
         let memory = page();
         let page = memory.page();
         assert_eq!((page.task, page.umask, page.bytes(page.cwd)), (9, 0o27, &b"/src"[..]));
+        assert_eq!((page.limit_count, page.limits[0].resource, page.limits[0].hard), (1, 7, 200));
         assert_eq!(page.bytes(page.programs[0]), b"/usr/bin/gcc");
         page.mark_used(64);
         page.mark_used(3);

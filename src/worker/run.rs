@@ -1,6 +1,7 @@
 //! Starts one driver under the preload library and waits for it. Knows the environment a remote compile gets, and
 //! nothing of ranks.
 
+use crate::environment;
 use crate::wire::{Bytes, Exit, Invocation};
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::env;
@@ -26,8 +27,6 @@ pub struct Running {
 pub struct Surroundings<'a> {
     pub library: &'a Path,
     pub scratch: &'a Path,
-    /// Folder for the driver's own temporary files.
-    pub temporary: &'a Path,
     pub table_fd: RawFd,
     pub task_fd: RawFd,
     pub stdout: RawFd,
@@ -48,7 +47,7 @@ pub struct Ended {
 pub fn start(invocation: &Invocation, around: &Surroundings<'_>) -> Result<Running> {
     let driver = CString::new(invocation.driver.clone())?;
     let argv = strings(&invocation.argv)?;
-    let environment = strings(&environment(invocation, around))?;
+    let environment = strings(&remote_environment(invocation, around))?;
     let scratch = CString::new(around.scratch.as_os_str().as_bytes())?;
     // MPI libraries do not mark all their descriptors; a compiler must not keep a peer's connection open.
     close_all_on_exec();
@@ -142,19 +141,14 @@ fn kill_group(pid: libc::pid_t) {
     unsafe { libc::kill(-pid, libc::SIGKILL) };
 }
 
-/// The client's environment, with the library in worker mode and the driver's temporary files on this host.
-fn environment(invocation: &Invocation, around: &Surroundings<'_>) -> Vec<Bytes> {
-    let replaced: [&[u8]; 3] = [env::LD_PRELOAD, env::WORKER, b"TMPDIR"];
-    let is_replaced = |entry: &Bytes| {
-        replaced.iter().any(|name| entry.strip_prefix(*name).is_some_and(|rest| rest.starts_with(b"=")))
-    };
+/// The client's environment, with the library in worker mode. TMPDIR stays: temporary files land in scratch like all
+/// others, and their names show up in messages of the assembler.
+fn remote_environment(invocation: &Invocation, around: &Surroundings<'_>) -> Vec<Bytes> {
+    let replaced = [env::LD_PRELOAD, env::WORKER];
+    let is_replaced = |entry: &Bytes| replaced.iter().any(|name| environment::is_named(entry, name));
     let mut entries: Vec<Bytes> = invocation.environment.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
     let version = mpicc_proxy_abi::VERSION.to_string();
-    for (name, value) in [
-        (env::LD_PRELOAD, around.library.as_os_str().as_bytes()),
-        (env::WORKER, version.as_bytes()),
-        (b"TMPDIR", around.temporary.as_os_str().as_bytes()),
-    ] {
+    for (name, value) in [(env::LD_PRELOAD, around.library.as_os_str().as_bytes()), (env::WORKER, version.as_bytes())] {
         entries.push([name, b"=", value].concat());
     }
     entries

@@ -123,9 +123,7 @@ impl Task {
     /// The host lacks memory, space or the driver.
     pub fn start(start: &Start<'_>) -> Result<Task> {
         let scratch = Scratch(start.rank_folder.join(format!("t{}", start.number)));
-        let temporary = scratch.0.join("tmp");
         DirBuilder::new().mode(0o700).create(&scratch.0).context("cannot make a scratch folder")?;
-        DirBuilder::new().mode(0o700).create(&temporary).context("cannot make a scratch folder")?;
         let memory = TaskMemory::new(&TaskFacts {
             task: start.number,
             invocation: start.invocation,
@@ -142,7 +140,6 @@ impl Task {
         let around = Surroundings {
             library: start.library,
             scratch: &scratch.0,
-            temporary: &temporary,
             table_fd: start.table_fd,
             task_fd: memory.fd(),
             stdout: stdout_end.as_raw_fd(),

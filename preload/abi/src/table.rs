@@ -69,6 +69,8 @@ pub struct Entry {
     /// realpath(3) on the head.
     pub real: Span,
     pub access: u32,
+    /// Why writing is not granted: the errno of access(2) on the head (EACCES, EROFS, EPERM), or 0.
+    pub write_errno: i32,
     /// 1 once the content is in the host's store under [`Entry::digest`].
     pub content: AtomicU32,
     pub stat: Stat,

@@ -74,7 +74,7 @@ impl WriteState {
     }
 }
 
-/// What lies in a task's scratch folder, beside the driver's own temporary files. A name is prefix and number.
+/// What lies in a task's scratch folder. A name is prefix and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scratch {
     /// A file the compile wrote.
@@ -99,6 +99,21 @@ impl Scratch {
 /// [`WriteEntry::flags`]: the name was unlinked or renamed over here, so publishing replaces the name; without it
 /// publishing writes through an existing symlink, FIFO or hard link as the compiler would have.
 pub const WRITE_REPLACES: u32 = 1;
+/// [`WriteEntry::flags`]: the name exists on the head, so deleting it here deletes it there.
+pub const WRITE_HIDES: u32 = 2;
+
+/// Resource limits one task can be given.
+pub const LIMITS_MAX: usize = 8;
+
+/// A resource limit of the head, to hold for the remote compile as well.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Limit {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
 
 #[derive(Debug)]
 #[repr(C)]
@@ -140,6 +155,8 @@ pub struct Page {
     taint_detail: AtomicU64,
     /// The head's umask for this invocation.
     pub umask: u32,
+    pub limit_count: u32,
+    pub limits: [Limit; LIMITS_MAX],
     /// Bit n: descriptor n is a terminal on the head.
     pub terminals: u32,
     /// 1: `window` answers TIOCGWINSZ (`struct winsize` of the head).

@@ -12,7 +12,7 @@ use core::ffi::{c_char, c_int};
 use core::sync::atomic::Ordering;
 use libc::{AT_FDCWD, mode_t};
 use mpicc_proxy_abi::miss::Want;
-use mpicc_proxy_abi::task::{WRITE_REPLACES, WriteState};
+use mpicc_proxy_abi::task::{WRITE_HIDES, WRITE_REPLACES, WriteEntry, WriteState};
 
 /// Removes a name: what this compile made goes, what the head has is noted as deleted.
 fn remove_name(key: &path::Key) -> Result<bool, Errno> {
@@ -20,10 +20,7 @@ fn remove_name(key: &path::Key) -> Result<bool, Errno> {
         Place::Own => return Ok(false),
         Place::Written(written) => match written.state() {
             WriteState::Live => {
-                // A name that replaced one of the head leaves a hole there; one that was new leaves nothing.
-                let hides = written.flags.load(Ordering::Acquire) & WRITE_REPLACES != 0 || exists_on_head(key.bytes());
-                let next = if hides { WriteState::Deleted } else { WriteState::Gone };
-                written.state.store(next as u32, Ordering::Release);
+                written.state.store(state_without(written) as u32, Ordering::Release);
             }
             WriteState::Directory => return Err(libc::EISDIR),
             _ => return Err(libc::ENOENT),
@@ -36,14 +33,15 @@ fn remove_name(key: &path::Key) -> Result<bool, Errno> {
                 return Err(libc::EISDIR);
             }
             vfs::may_create_in(path::parent(key.bytes()))?;
-            vfs::add_write(key.bytes(), WriteState::Deleted, WRITE_REPLACES)?;
+            vfs::add_write(key.bytes(), WriteState::Deleted, WRITE_REPLACES | WRITE_HIDES)?;
         }
     }
     Ok(true)
 }
 
-fn exists_on_head(key: &[u8]) -> bool {
-    view::lookup(key, Want::Record).is_some_and(|known| known.entry.lstat_errno == 0)
+/// What is left of a name that goes: a hole in the head's tree, or nothing if it was never there.
+fn state_without(written: &WriteEntry) -> WriteState {
+    if written.flags.load(Ordering::Acquire) & WRITE_HIDES != 0 { WriteState::Deleted } else { WriteState::Gone }
 }
 
 /// # Safety
@@ -132,14 +130,13 @@ fn rename_name(from: &path::Key, to: &path::Key) -> Result<bool, Errno> {
                         return Err(libc::EISDIR);
                     }
                     vfs::may_create_in(path::parent(to.bytes()))?;
-                    let page = view::page();
-                    if page.add_write(to.bytes(), WriteState::Live, WRITE_REPLACES, number).is_none() {
+                    let hides = if entry.lstat_errno == 0 { WRITE_HIDES } else { 0 };
+                    if view::page().add_write(to.bytes(), WriteState::Live, WRITE_REPLACES | hides, number).is_none() {
                         return Err(vfs::unsupported(b"more written files than the list holds"));
                     }
                 }
             }
-            let left = if exists_on_head(from.bytes()) { WriteState::Deleted } else { WriteState::Gone };
-            source.state.store(left as u32, Ordering::Release);
+            source.state.store(state_without(source) as u32, Ordering::Release);
             Ok(true)
         }
         (Place::Head(Known { entry, .. }), _) if entry.lstat_errno != 0 => Err(entry.lstat_errno),

@@ -267,8 +267,12 @@ unsafe fn access_at(dir: c_int, path: *const c_char, how: c_int, own: impl FnOnc
         Ok(Some((entry, true))) if entry.stat.mode & libc::S_IFMT != libc::S_IFDIR => fail(libc::ENOTDIR),
         Ok(Some((entry, _))) => {
             let wanted = [(libc::R_OK, ACCESS_READ), (libc::W_OK, ACCESS_WRITE), (libc::X_OK, ACCESS_EXECUTE)];
-            let denied = wanted.iter().any(|(bit, right)| how & bit != 0 && entry.access & right == 0);
-            if denied { fail(libc::EACCES) } else { 0 }
+            let denied = wanted.iter().find(|(bit, right)| how & bit != 0 && entry.access & right == 0);
+            match denied {
+                None => 0,
+                Some((_, ACCESS_WRITE)) => fail(entry.write_errno),
+                Some(_) => fail(libc::EACCES),
+            }
         }
     }
 }

@@ -181,6 +181,10 @@ fn listing(key: &path::Key) -> Result<Option<PathText>, Errno> {
             if entry.access & ACCESS_READ == 0 {
                 return Err(libc::EACCES);
             }
+            // gcc tries the files of such a folder in the order in which the head's file system lists them.
+            if key.bytes().ends_with(b".gch") {
+                return Err(vfs::unsupported(key.bytes()));
+            }
             let number = view::ask(key.bytes(), Want::Listing).ok_or_else(|| vfs::unsupported(key.bytes()))?;
             view::scratch_path(Scratch::Listing, number).map(Some).ok_or(libc::ENAMETOOLONG)
         }
@@ -221,9 +225,10 @@ unsafe fn make_temporary(template: *mut c_char, suffix: c_int, flags: c_int, own
         }
         let flags = flags | libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         // SAFETY: still NUL-terminated.
-        match unsafe { open_at(AT_FDCWD, template, flags) } {
+        let target = unsafe { vfs::key(AT_FDCWD, template) }.and_then(|key| vfs::temporary_target(key.bytes(), flags));
+        match target {
             Err(libc::EEXIST) => {}
-            target => return finish_open(target, 0o600, || fail(libc::EINVAL)),
+            target => return finish_open(target.map(Some), 0o600, || fail(libc::EINVAL)),
         }
     }
     fail(libc::EEXIST)
