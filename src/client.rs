@@ -16,6 +16,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Exit status when `MPICC_PROXY_FALLBACK=forbid` keeps a compile from running locally (EX_UNAVAILABLE).
 const EXIT_FORBIDDEN: u8 = 69;
@@ -23,6 +24,9 @@ const EXIT_FORBIDDEN: u8 = 69;
 const EXIT_USAGE: u8 = 64;
 /// As a shell's: the driver could not be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
+
+/// A dispatcher that says nothing for this long is stuck or stopped: it beats every 5 s.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a compile that was meant for a rank runs here.
 struct Fallback {
@@ -229,8 +233,9 @@ enum Answer {
 fn receive(connection: &mut Connection) -> io::Result<Answer> {
     let mut received = Received::default();
     loop {
-        let (head, payload) = connection.receive()?;
+        let (head, payload) = connection.receive_by(Instant::now() + SILENCE_MAX)?;
         match head {
+            ToClient::Heartbeat => {}
             ToClient::Chunk { stream: Stream::Stdout } => received.stdout.extend(payload),
             ToClient::Chunk { stream: Stream::Stderr } => received.stderr.extend(payload),
             ToClient::Chunk { stream: Stream::Output(index) } => {

@@ -35,13 +35,17 @@ pub fn exec(argv: &[OsString]) -> Failure {
         Ok(path) => path,
         Err(why) => return Failure::command(argv0, why),
     };
+    // A driver looks for its parts from the place that argv[0] leads to. Where that is this program, it must not.
+    let leads_here =
+        paths::find_command(argv0, env::var_os("PATH").as_deref(), |_| true).is_ok_and(|first| first != path);
+    let called = if leads_here { path.as_os_str() } else { argv0 };
     if let Some((client, driver)) = client_for(argv0, &path) {
         let mut command = Command::new(client);
-        command.arg0(argv0).args(arguments).env(OsStr::from_bytes(abi::env::DRIVER), driver);
+        command.arg0(called).args(arguments).env(OsStr::from_bytes(abi::env::DRIVER), driver);
         // Only a missing or broken client comes back from this; then the driver runs itself.
         let _ = signals::exec(&mut command);
     }
-    let error = signals::exec(Command::new(&path).arg0(argv0).args(arguments));
+    let error = signals::exec(Command::new(&path).arg0(called).args(arguments));
     Failure::execution(argv0, &error)
 }
 

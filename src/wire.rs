@@ -174,6 +174,8 @@ pub enum ToClient {
     Chunk {
         stream: Stream,
     },
+    /// The dispatcher is alive; sent to every client that waits.
+    Heartbeat,
     /// Forget the chunks so far: the action starts over on another rank.
     Restart,
     /// The last frame of a remote compile.

@@ -37,6 +37,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// Clients are told less often: each waits for one compile, and a wake-up costs it more than us.
+const BEATS_PER_CLIENT_BEAT: u64 = 5;
+
 /// MPI messages handled in one turn, so that clients are not starved.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -70,6 +73,7 @@ struct Dispatcher {
     cpu_at_start_us: u64,
     /// How this process, which looks at the tree for the clients, sees files.
     viewpoint: Viewpoint,
+    beats: u64,
     stopping: bool,
 }
 
@@ -100,6 +104,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         started: Instant::now(),
         cpu_at_start_us: rusage::own_cpu_us(),
         viewpoint: crate::viewpoint::own()?,
+        beats: 0,
         stopping: false,
     };
     if let Some(path) = &options.ready_file {
@@ -408,6 +413,12 @@ impl Dispatcher {
         }
         for rank in self.ranks.alive() {
             self.tell(rank, &ToRank::Heartbeat)?;
+        }
+        self.beats += 1;
+        if self.beats.is_multiple_of(BEATS_PER_CLIENT_BEAT) {
+            for action in self.actions.values() {
+                self.clients.send(action.client, &ToClient::Heartbeat, &[]);
+            }
         }
         Ok(())
     }

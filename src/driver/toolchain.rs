@@ -151,7 +151,7 @@ impl Closure {
             let folders = self.folders(&elf, &path);
             for library in &elf.libraries {
                 // One not found is the interpreter under its soname, or something ld.so will complain about.
-                todo.extend(self.find(library, &folders, elf.is_64, elf.header.e_machine));
+                todo.extend(self.find(library, &folders, elf.is_64, elf.header.e_machine)?);
             }
         }
         Ok(())
@@ -169,31 +169,38 @@ impl Closure {
         [rpaths, self.library_path.clone(), expand(&elf.runpaths), self.system.clone()].concat()
     }
 
-    fn find(&mut self, library: &str, folders: &[PathBuf], is_64: bool, machine: u16) -> Option<PathBuf> {
+    fn find(&mut self, library: &str, folders: &[PathBuf], is_64: bool, machine: u16) -> Result<Option<PathBuf>> {
         for folder in folders {
             let candidate = folder.join(library);
             match elf_kind(&candidate) {
-                None => {
+                ElfKind::Absent => {
                     self.files.entry(candidate).or_insert(None);
                 }
-                Some(kind) if kind == (is_64, machine) => return Some(candidate),
+                ElfKind::Of(kind) if kind == (is_64, machine) => return Ok(Some(candidate)),
                 // ld.so skips libraries for another machine.
-                Some(_) => {}
+                ElfKind::Of(_) => self.add_plain(&candidate)?,
+                ElfKind::Broken => bail!("{} is not a library; the driver will not start", candidate.display()),
             }
         }
-        None
+        Ok(None)
     }
 }
 
-/// Class and machine of an ELF file; `None` when the file is absent.
-fn elf_kind(path: &Path) -> Option<(bool, u16)> {
+enum ElfKind {
+    Absent,
+    /// Is it of 64 bits, and for which machine?
+    Of((bool, u16)),
+    Broken,
+}
+
+fn elf_kind(path: &Path) -> ElfKind {
     use std::io::Read;
     let mut head = [0u8; 20];
-    let mut file = std::fs::File::open(path).ok()?;
-    if file.read_exact(&mut head).is_err() {
-        return Some((false, 0));
+    let Ok(mut file) = std::fs::File::open(path) else { return ElfKind::Absent };
+    if file.read_exact(&mut head).is_err() || !head.starts_with(b"\x7fELF") {
+        return ElfKind::Broken;
     }
-    Some((head[4] == 2, u16::from_ne_bytes([head[18], head[19]])))
+    ElfKind::Of((head[4] == 2, u16::from_ne_bytes([head[18], head[19]])))
 }
 
 /// The folders of /etc/ld.so.conf (with its includes) and ld.so's defaults.
