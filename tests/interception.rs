@@ -443,8 +443,16 @@ fn nothing_is_allocated_in_a_vfork_child() {
     let mut command = site.plain(program("vfork"));
     let outcome = run(command.env("LD_LIBRARY_PATH", &folder).args(["malloc", "x", "x"]));
     assert!(outcome.stderr.contains("allocation in a vfork child"), "the guard guards: {outcome:?}");
+    compile_needing(&site, "libasan.so.8", "needing");
+    site.script("bin/script", &format!("#!{}\n", site.text("bin/needing")));
     for how in ["execve", "execv", "execvp", "execvpe", "execl", "execlp", "cleared"] {
-        for (target, who) in [(site.gcc(), CLIENT), ("/usr/bin/env".into(), ""), ("/missing/gcc".into(), "")] {
+        for (target, who) in [
+            (site.gcc(), CLIENT),
+            ("/usr/bin/env".into(), ""),
+            ("/missing/gcc".into(), ""),
+            (site.text("bin/needing"), "needing"),
+            (site.text("bin/script"), "needing"),
+        ] {
             let mut command = site.command(program("vfork"));
             command.env("LD_PRELOAD", &preload).env("LD_LIBRARY_PATH", &folder);
             let outcome = run(command.args([how, &target, "gcc", "-u", "x"]));
@@ -452,6 +460,10 @@ fn nothing_is_allocated_in_a_vfork_child() {
             assert_eq!((outcome.status, outcome.stderr.as_str()), (expected, ""), "{how} {target}");
             let records = site.records();
             assert_eq!(records.first().map_or("", |record| record.who.as_str()), who, "{how} {target}");
+            if who == "needing" {
+                let others = records[0].env.get("LD_PRELOAD").is_none_or(|value| !value.contains("mpicc-proxy"));
+                assert!(others, "{how} {target}");
+            }
         }
     }
 }
@@ -480,6 +492,130 @@ fn programs_of_another_c_library_do_not_see_us() {
     // A compiler for another machine is a compiler.
     fs::rename(site.path("bin/helper"), site.path("bin/gcc")).unwrap();
     client_of(&site, site.command(program("execve")).args([&site.gcc(), "gcc", "-c", "x.c"]));
+}
+
+/// `record.c` at `out`, compiled with more options. gcc brings its runtimes along; one that is missing is a failure.
+fn compile(site: &Site, options: &[&str], out: &str) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/preload/record.c");
+    let gcc = run(Command::new("gcc").args(["-w", source]).args(options).arg("-o").arg(site.path(out)));
+    assert_eq!(gcc.status, 0, "{options:?}: {}", gcc.stderr);
+}
+
+/// A library without content that is called `name`, and a program at `bin/<program>` that needs it first.
+fn compile_needing(site: &Site, name: &str, program: &str) {
+    let (library, folder) = (site.text(&format!("lib/{name}")), site.text("lib"));
+    let soname = format!("-Wl,-soname,{name}");
+    let gcc = run(Command::new("gcc").args(["-shared", "-xc", "/dev/null", &soname, "-o", &library]));
+    assert_eq!(gcc.status, 0, "{}", gcc.stderr);
+    let rpath = format!("-Wl,-rpath,{folder}");
+    compile(site, &["-Wl,--no-as-needed", &library, &rpath], &format!("bin/{program}"));
+}
+
+/// AddressSanitizer's runtime would refuse to start behind us.
+#[test]
+fn sanitized_programs_run_without_us() {
+    let site = Site::new();
+    compile(&site, &["-fsanitize=address"], "bin/asan");
+    let file = site.text("bin/asan");
+    // Leak detection at the end needs ptrace, which containers may forbid.
+    let quiet = "detect_leaks=0";
+    // It does refuse; else this test is of no use.
+    let refused = run(site.command(&file).env("ASAN_OPTIONS", quiet));
+    assert!(refused.status != 0 && refused.stderr.contains("does not come first"), "{refused:?}");
+    fs::write(site.path("work/direct.mk"), "all:\n\t@../bin/asan word\n").unwrap();
+    fs::write(site.path("work/shell.mk"), "all:\n\t@true && ../bin/asan word; exit $$?\n").unwrap();
+    fs::write(site.path("work/path.mk"), "export PATH := ../bin:$(PATH)\nall:\n\t@asan word\n").unwrap();
+    site.script("work/script", &format!("#!{file} word\n"));
+    site.script("work/script-of-script", "#!./script\n");
+    symlink("../bin/asan", site.path("work/link")).unwrap();
+    let absolute = format!("{file} word");
+    let mut lines: Vec<Vec<String>> = [
+        vec!["sh", "-c", "../bin/asan word"],
+        vec!["sh", "-c", "asan word"],
+        vec!["sh", "-c", "./link word; exit $?"],
+        vec!["bash", "-c", &absolute],
+        vec!["sh", "-c", "./script"],
+        vec!["sh", "-c", "./script-of-script"],
+        vec!["sh", "-c", "unset LD_PRELOAD; asan word"],
+        vec!["make", "-f", "direct.mk"],
+        vec!["make", "-f", "shell.mk"],
+        vec!["make", "-f", "path.mk"],
+        vec!["python3", "-c", "import subprocess\nsubprocess.check_call(['asan', 'word'])"],
+        vec!["env", "asan", "word"],
+    ]
+    .iter()
+    .map(|line| line.iter().map(|&word| word.to_owned()).collect())
+    .collect();
+    for name in ["execve", "execv", "execl", "execle", "execveat", "fexecve", "posix_spawn", "posix_spawnp", "system"] {
+        let words = if name == "system" { ["", &file, "word", "more"] } else { [&file, "asan", "word", "more"] };
+        let launcher = program(name).to_str().unwrap().to_owned();
+        lines.push([launcher].into_iter().chain(words.map(str::to_owned)).collect());
+    }
+    for name in ["execvp", "execvpe", "execlp", "posix_spawnp"] {
+        let launcher = program(name).to_str().unwrap().to_owned();
+        lines.push([launcher].into_iter().chain(["asan", "asan", "word", "more"].map(str::to_owned)).collect());
+    }
+    for line in &lines {
+        let native = real_of(&site, "asan", site.plain(&line[0]).env("ASAN_OPTIONS", quiet).args(&line[1..]));
+        let mut ours = real_of(&site, "asan", site.command(&line[0]).env("ASAN_OPTIONS", quiet).args(&line[1..]));
+        assert_eq!(ours.env.remove("MPICC_PROXY_SOCKET"), Some(site.text("socket")), "{line:?}");
+        assert_eq!(ours, native, "{line:?}");
+    }
+    // An instrumented compiler is not for a client.
+    site.script("work/compile.mk", "all:\n\t@gcc -c x.c\n");
+    fs::rename(site.path("bin/asan"), site.path("bin/gcc")).unwrap();
+    let mut command = site.command("make");
+    real_of(&site, "gcc", command.env("ASAN_OPTIONS", quiet).args(["-f", "compile.mk"]));
+}
+
+#[test]
+fn a_sanitizer_is_known_by_the_name_of_its_runtime() {
+    let site = Site::new();
+    let ours = site.text("lib/libmpicc-proxy.so");
+    for (name, stays) in [
+        ("libasan.so.8", false),
+        ("libtsan.so.2", false),
+        ("libhwasan.so.0", false),
+        ("libclang_rt.asan-x86_64.so", false),
+        ("libclang_rt.tsan-x86_64.so", false),
+        ("libclang_rt.hwasan_aliases-x86_64.so", false),
+        ("libubsan.so.1", true),
+        ("libclang_rt.ubsan_standalone-x86_64.so", true),
+    ] {
+        compile_needing(&site, name, "needing");
+        for launcher in ["execve", "posix_spawnp", "cleared"] {
+            let mut command = site.command(program(launcher));
+            let record = real_of(&site, "needing", command.args([&site.text("bin/needing"), "needing"]));
+            assert_eq!(record.env.get("LD_PRELOAD"), stays.then_some(&ours), "{name} {launcher}");
+        }
+    }
+    // These work behind us.
+    for options in [
+        ["-fsanitize=address", "-static-libasan"].as_slice(),
+        &["-fsanitize=thread", "-static-libtsan"],
+        &["-fsanitize=leak"],
+        &["-fsanitize=undefined"],
+    ] {
+        compile(&site, options, "bin/behind");
+        let mut command = site.command("sh");
+        command.env("ASAN_OPTIONS", "detect_leaks=0").env("LSAN_OPTIONS", "detect_leaks=0");
+        let record = real_of(&site, "behind", command.args(["-c", "behind"]));
+        assert_eq!(record.env.get("LD_PRELOAD"), Some(&ours), "{options:?}");
+    }
+}
+
+#[test]
+fn a_preloaded_sanitizer_runs_without_us() {
+    let site = Site::new();
+    let ours = site.text("lib/libmpicc-proxy.so");
+    let found = run(Command::new("gcc").arg("-print-file-name=libasan.so"));
+    let runtime = found.stdout.trim();
+    assert!(runtime.starts_with('/'), "gcc has no libasan.so");
+    for line in ["LD_PRELOAD=$LD_PRELOAD:$R witness", "LD_PRELOAD=\"$R $LD_PRELOAD\" witness", "LD_PRELOAD=$R witness"]
+    {
+        let line = format!("R={runtime}; export ASAN_OPTIONS=detect_leaks=0; {line}");
+        assert_eq!(preload_below(&site, &ours, &line), runtime, "{line}");
+    }
 }
 
 #[test]

@@ -39,6 +39,11 @@ pub fn mention(value: &[u8], library: &[u8]) -> Mention {
     answer
 }
 
+/// Is there an entry whose file name passes `test`?
+pub fn any(value: &[u8], test: &impl Fn(&[u8]) -> bool) -> bool {
+    value.split(is_separator).any(|entry| test(base_name(entry)))
+}
+
 /// Appends to `out` the value with `library` in it once: in place of the first entry with its file name, else at the end.
 /// `None`: no room.
 pub fn with<const N: usize>(value: &[u8], library: &[u8], out: &mut Fixed<N>) -> Option<()> {

@@ -11,6 +11,7 @@ use crate::elf::Image;
 use crate::entries::{self, Mention};
 use crate::fixed::{Fixed, bytes_of};
 use crate::keep::{Kept, Name, kept};
+use crate::sanitizer;
 use crate::sys;
 use crate::table::Strings;
 use core::ffi::c_char;
@@ -137,6 +138,11 @@ impl Survey {
         self.preload.map(|(_, text)| unsafe { bytes_of(text) })
     }
 
+    /// Does a sanitizer's runtime stand in `LD_PRELOAD`?
+    pub fn preloads_sanitizer(&self) -> bool {
+        self.preload().is_some_and(|value| value != kept().library() && entries::any(value, &sanitizer::is_runtime))
+    }
+
     /// Is there any use in a client: a dispatcher that may answer, or somebody who wants to know why there is none?
     pub fn wants_client(&self) -> bool {
         if self.effective(Name::Log).is_some() {
@@ -194,9 +200,9 @@ pub unsafe fn with_child<R>(envp: Strings, survey: &Survey, image: Image, then: 
     let kept = kept();
     let mention = survey.preload().map_or(Mention::No, |value| entries::mention(value, kept.library()));
     let complete = match image {
-        // Its dynamic linker would complain about us, and below it there is nothing to keep alive.
-        Image::Foreign => mention == Mention::No,
-        _ => {
+        // It would complain about us, and below it there is nothing to keep alive.
+        Image::Foreign | Image::Instrumented => mention == Mention::No,
+        Image::Other | Image::Native => {
             mention == Mention::Exact
                 && !Name::ALL.iter().any(|&name| survey.is_missing(name, kept))
                 && !survey.is_astray(kept)
@@ -206,7 +212,7 @@ pub unsafe fn with_child<R>(envp: Strings, survey: &Survey, image: Image, then: 
         return then(envp);
     }
     // SAFETY: promised by the caller.
-    unsafe { with_rewritten(envp, survey, image != Image::Foreign, None, &|new| then(new.unwrap_or(envp))) }
+    unsafe { with_rewritten(envp, survey, image.loads_us(), None, &|new| then(new.unwrap_or(envp))) }
 }
 
 /// Calls `then` with the environment for a client: without the library, with the driver's path. `driver` is the whole

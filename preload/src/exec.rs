@@ -139,6 +139,7 @@ unsafe fn launch(call: &Call, envp: Strings) -> c_int {
         Verdict::Client(result) => return result,
         Verdict::Real(image) => image,
     };
+    let image = if survey.preloads_sanitizer() { Image::Instrumented } else { image };
     // SAFETY: the caller's own call, with an environment that has more in it; the survey is of this `envp`.
     unsafe { env::with_child(envp, &survey, image, &|envp| call.asked(envp)) }
 }
@@ -154,17 +155,21 @@ enum Verdict {
 #[inline(never)]
 unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
     let mut found = PathText::new();
-    let may_move = call.may_move();
+    let environment = current_environ();
+    let mut is_sure = true;
     // SAFETY: the target's strings and `environ` are C strings.
-    let Some(path) = (unsafe { call.target.locate(current_environ(), may_move, &mut found) }) else {
-        return Verdict::Real(Image::Other);
-    };
-    // SAFETY: a C string, here and below.
-    if may_move && unsafe { *path } as u8 != b'/' {
-        return Verdict::Real(Image::Other);
+    let mut path = unsafe { call.target.locate(environment, call.may_move(), &mut found) };
+    // SAFETY: a C string.
+    if call.may_move() && path.is_none_or(|path| unsafe { *path } as u8 != b'/') {
+        // No client for a file that may be another one. But whether we fit into the program is worth a guess, that the
+        // folder stays: make starts `./program` like this. Wrong, it costs a program the library, or nothing.
+        is_sure = false;
+        // SAFETY: as above.
+        path = unsafe { call.target.locate(environment, false, &mut found) };
     }
-    // SAFETY: as above.
-    let suspect = unsafe { target::looks_like_driver(path) } && survey.wants_client();
+    let Some(path) = path else { return Verdict::Real(Image::Other) };
+    // SAFETY: a C string, here and below.
+    let suspect = is_sure && unsafe { target::looks_like_driver(path) } && survey.wants_client();
     // SAFETY: as above.
     let inspection = unsafe { target::inspect(path, suspect) };
     if inspection.is_driver {

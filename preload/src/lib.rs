@@ -18,6 +18,7 @@ mod hook;
 mod keep;
 mod path;
 mod runtime;
+mod sanitizer;
 mod start;
 mod sys;
 mod table;

@@ -72,11 +72,11 @@ impl Fd {
         check(result).map(|fd| Fd(fd as c_int))
     }
 
-    /// Reads up to `buffer.len()` bytes from the start of the file.
-    pub fn read_start(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+    /// Reads up to `buffer.len()` bytes from `offset` on.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let (at, len) = (buffer.as_mut_ptr() as usize, buffer.len());
         // SAFETY: the kernel writes within the buffer.
-        let result =
-            unsafe { call(libc::SYS_pread64, self.0 as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0) };
+        let result = unsafe { call(libc::SYS_pread64, self.0 as usize, at, len, offset as usize, 0, 0) };
         check(result)
     }
 

@@ -1,12 +1,12 @@
 //! Which file an exec call means, and whether a compiler driver is in it. Looks at the file system through raw system
 //! calls, keeps no descriptor, changes nothing; doubt is `None` or "no driver", and the call stays what it was.
 
-use crate::elf::{HEAD_BYTES, Image, image};
+use crate::elf::{self, HEAD_BYTES, Image, Window};
 use crate::fixed::{Fixed, bytes_of, length};
+use crate::sanitizer;
 use crate::sys::{self, Errno, Fd};
 use crate::table::Strings;
 use core::ffi::{c_char, c_int};
-use core::mem::MaybeUninit;
 use mpicc_proxy_abi::PATH_BYTES_MAX;
 use mpicc_proxy_abi::driver::{base_name, recognise};
 use mpicc_proxy_abi::socket::decimal;
@@ -174,8 +174,8 @@ pub unsafe fn looks_like_driver(path: *const c_char) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inspection {
     pub image: Image,
-    /// An executable ELF file, not set-id, whose own name (behind all symlinks) is a driver's too: not a script around
-    /// a compiler, not ccache or distcc under a compiler's name.
+    /// An executable ELF file, not set-id and without a sanitizer's runtime, whose own name (behind all symlinks) is a
+    /// driver's too: not a script around a compiler, not ccache or distcc under a compiler's name.
     pub is_driver: bool,
 }
 
@@ -192,14 +192,48 @@ pub unsafe fn inspect(path: *const c_char, suspect: bool) -> Inspection {
     }
     // SAFETY: as above.
     let Ok(file) = (unsafe { Fd::open(path) }) else { return nothing };
-    let mut head = [MaybeUninit::<u8>::uninit(); HEAD_BYTES];
-    // SAFETY: the kernel writes before anyone reads, and only what it wrote is read.
-    let room = unsafe { core::slice::from_raw_parts_mut(head.as_mut_ptr().cast::<u8>(), HEAD_BYTES) };
-    let Ok(len) = file.read_start(room) else { return nothing };
-    let image = image(room.get(..len).unwrap_or_default());
+    let mut interpreter = InterpreterText::new();
+    // SAFETY: as above.
+    let mut image = look(&file, sanitizer::is_system(unsafe { bytes_of(path) }), &mut interpreter);
+    let may_be_driver = suspect && image.is_elf() && image != Image::Instrumented;
     // SAFETY: promised by the caller.
-    let is_driver = suspect && image.is_elf() && unsafe { is_driver_file(path, &file) }.is_some();
+    let is_driver = may_be_driver && unsafe { is_driver_file(path, &file) }.is_some();
+    drop(file);
+    for _ in 0..INTERPRETERS_MAX {
+        if interpreter.bytes().is_empty() || sanitizer::is_system(interpreter.bytes()) {
+            break;
+        }
+        // SAFETY: `Fixed` is NUL-terminated.
+        let Ok(file) = (unsafe { Fd::open(interpreter.as_ptr()) }) else { break };
+        image = look(&file, false, &mut interpreter);
+    }
     Inspection { image, is_driver }
+}
+
+/// The kernel looks at so much of a script.
+type InterpreterText = Fixed<256>;
+
+/// The kernel follows scripts that interpret scripts no further.
+const INTERPRETERS_MAX: usize = 5;
+
+/// What is in a file; for a script, `interpreter` becomes its interpreter, else empty.
+#[inline(never)]
+fn look(file: &Fd, is_system: bool, interpreter: &mut InterpreterText) -> Image {
+    interpreter.clear();
+    let read = |at, out: &mut [u8]| file.read_at(at, out).unwrap_or(0);
+    let mut window = Window::new(&read);
+    let head = window.get(0, HEAD_BYTES);
+    let image = elf::image(head);
+    if image == Image::Other
+        && let Some(path) = elf::script_interpreter(head)
+    {
+        // Too long for us is too long for the kernel.
+        let _ = interpreter.push(path);
+    }
+    if image == Image::Native && !is_system && elf::any_needed(&mut window, &sanitizer::is_runtime) {
+        return Image::Instrumented;
+    }
+    image
 }
 
 #[inline(never)]
