@@ -7,6 +7,7 @@ needed_tools() {
 gcc                                              gcc
 g++                                              g++
 /usr/include/stdio.h                             libc6-dev
+clang                                            clang
 make                                             make
 cmake                                            cmake
 ninja                                            ninja-build
