@@ -54,6 +54,8 @@ struct Action {
     client: ClientId,
     invocation: Invocation,
     toolchain: ToolchainId,
+    /// The epoch in which it was assigned: what its record ids mean.
+    epoch: u32,
     /// A part of the result went to the client already.
     streamed: bool,
 }
@@ -193,7 +195,7 @@ impl Dispatcher {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
-                self.actions.insert(action, Action { client, invocation, toolchain: 0, streamed: false });
+                self.actions.insert(action, Action { client, invocation, toolchain: 0, epoch: 0, streamed: false });
                 self.clients.set_action(client, Some(action));
                 match lookup {
                     Lookup::Pending => {}
@@ -281,6 +283,9 @@ impl Dispatcher {
             }
         }
         let epoch = self.tree.epoch();
+        if let Some(state) = self.actions.get_mut(&action) {
+            state.epoch = epoch;
+        }
         self.tell(rank, &ToRank::Assign(Box::new(Assignment { action, epoch, toolchain, invocation, records, valid })))
     }
 
@@ -399,8 +404,10 @@ impl Dispatcher {
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(action) = self.actions.remove(&action) else { return };
-        let paths = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
-        self.history.learn(&action.invocation, paths);
+        if action.epoch == self.tree.epoch() {
+            let paths = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
+            self.history.learn(&action.invocation, paths);
+        }
         self.clients.set_action(action.client, None);
         self.clients.send(action.client, &ToClient::Done(result), &[]);
     }
