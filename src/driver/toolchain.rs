@@ -24,8 +24,14 @@ const PROGRAMS: [&str; 4] = ["cc1", "cc1plus", "as", "objcopy"];
 const DECISIVE: [&str; 5] = ["PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LD_LIBRARY_PATH", "GCC_COMPARE_DEBUG"];
 
 /// Files that libc opens by itself: they change quotes in diagnostics, and `__TIMESTAMP__`.
-const BEHIND_LIBC: [&str; 4] =
-    ["/usr/lib/locale/locale-archive", "/usr/lib/locale/C.utf8/LC_CTYPE", "/etc/localtime", "/etc/ld.so.preload"];
+const BEHIND_LIBC: [&str; 6] = [
+    "/usr/lib/locale/locale-archive",
+    "/usr/lib/locale/C.utf8/LC_CTYPE",
+    "/usr/lib/locale/en_US.utf8/LC_CTYPE",
+    "/usr/lib/locale/en_US.utf8/LC_MESSAGES/SYS_LC_MESSAGES",
+    "/etc/localtime",
+    "/etc/ld.so.preload",
+];
 
 /// What tells one toolchain question from another: the driver and the decisive variables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
