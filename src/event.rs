@@ -1,6 +1,6 @@
 //! Waiting: poll(2) over descriptors with a time-out that backs off, because MPI has no descriptor to wait for.
 //!
-//! Any activity resets the time-out to [`SHORTEST`]; each idle turn lengthens it up to a cap the owner chooses by what
+//! Any activity resets the time-out to `SHORTEST`; each idle turn lengthens it up to a cap the owner chooses by what
 //! it has in flight. At the longest cap an idle rank uses about half a percent of a core.
 
 use nix::poll::{PollFd, PollFlags};

@@ -30,7 +30,7 @@ pub struct Arrived {
     pub by_terminal: bool,
 }
 
-/// Watches [`WATCHED`] from its making to the end of the process.
+/// Watches `WATCHED` from its making to the end of the process.
 #[derive(Debug)]
 pub struct Signals {
     descriptor: SignalFd,

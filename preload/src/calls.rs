@@ -1,4 +1,4 @@
-//! Worker side: libc's file calls, answered from the virtual tree. Each handler translates once, from [`Place`] or an
+//! Worker side: libc's file calls, answered from the virtual tree. Each handler translates once, from a [`crate::vfs::Place`] or an
 //! errno to what the C function returns; the decisions are in `vfs.rs`.
 
 mod changing;

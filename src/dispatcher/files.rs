@@ -6,7 +6,7 @@
 //! mtime and ctime. A change makes a new version with a new id; the old id is never validated again. Directories
 //! compare without size and times, which change with every object written beside a source and which no compiler looks
 //! at. A folder that moves and leaves a symbolic link to itself behind is not noticed: the same files are still there,
-//! only realpath(3) would say another name. A file that was modified less than [`RACY`] before its content was read may change once more within the same
+//! only realpath(3) would say another name. A file that was modified less than `RACY` before its content was read may change once more within the same
 //! time stamp, so its content is read again at the next validation.
 //!
 //! # Epochs
