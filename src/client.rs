@@ -52,8 +52,17 @@ pub fn main() -> ExitCode {
         );
         return EXIT_USAGE.into();
     };
-    let environment = without(environment::entries(), &env::INTERNAL);
+    let environment = without_our_preload(without(environment::entries(), &env::INTERNAL));
     Client { driver, argv: std::env::args_os().collect(), environment }.run()
+}
+
+/// The hook takes our entry out of LD_PRELOAD; who starts the client by another road (`exec`, a symlink) does not.
+fn without_our_preload(entries: Vec<Bytes>) -> Vec<Bytes> {
+    let clean = |entry: Bytes| match entry.strip_prefix(env::LD_PRELOAD).and_then(|rest| rest.strip_prefix(b"=")) {
+        Some(value) => environment::preload_without_ours(value).map(|rest| [env::LD_PRELOAD, b"=", &rest].concat()),
+        None => Some(entry),
+    };
+    entries.into_iter().filter_map(clean).collect()
 }
 
 fn without(mut entries: Vec<Bytes>, names: &[&[u8]]) -> Vec<Bytes> {
