@@ -154,6 +154,11 @@ def remove(tree):
     if os.geteuid() == 0:
         # What a case that ended early left immutable. Fails for what has no such attribute.
         subprocess.run(["chattr", "-R", "-f", "-i", "-a", tree], stderr=subprocess.DEVNULL)
+    os.chmod(tree, 0o700)
+    for folder, dirs, _ in os.walk(tree):
+        for name in dirs:
+            if not os.path.islink(os.path.join(folder, name)):
+                os.chmod(os.path.join(folder, name), 0o700)
     shutil.rmtree(tree)
 
 
@@ -163,7 +168,7 @@ def mounted_below(tree):
 
 
 def snapshot(tree):
-    """Everything below `tree` that a build could have made different; leaves it readable."""
+    """Everything below `tree` that a build could have made different: relative path -> its properties."""
     found, names_of = {}, {}
     top = os.fsencode(tree)
 
@@ -176,8 +181,14 @@ def snapshot(tree):
         if stat.S_ISLNK(status.st_mode):
             entry["target"] = os.readlink(path)
             return
-        if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+        if os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
+            enter_readable(path, relative, status, entry)
+        else:
             os.chmod(path, 0o700)
+            enter_readable(path, relative, status, entry)
+            os.chmod(path, stat.S_IMODE(status.st_mode))
+
+    def enter_readable(path, relative, status, entry):
         entry["attributes"] = sorted((name, os.getxattr(path, name)) for name in os.listxattr(path))
         if stat.S_ISREG(status.st_mode):
             with open(path, "rb") as file:
@@ -228,8 +239,8 @@ def around(value, other):
 def shown(value):
     if isinstance(value, bytes):
         more = f" ... {len(value) - SHOWN_BYTES_MAX} more" if len(value) > SHOWN_BYTES_MAX else ""
-        return repr(value[:SHOWN_BYTES_MAX].decode(errors="replace")) + more
-    return repr(value)[:SHOWN_BYTES_MAX]
+        return ascii(value[:SHOWN_BYTES_MAX].decode(errors="backslashreplace")) + more
+    return ascii(value)[:SHOWN_BYTES_MAX]
 
 
 def complaints(case, plain, rounds):
@@ -263,7 +274,7 @@ def judge(plain_records, proxied_records):
             continue
         found = complaints(case, plain.get(case.title), proxied.get(case.title))
         if case.known:
-            print(f"known {case.title}: {case.known}{'' if found else ' (not seen this time)'}")
+            print(f"known {case.name}: {case.known}{'' if found else ' (not seen this time)'}")
             continue
         print(f"FAIL {case.title}" if found else f"ok {case.title}")
         for line in found:
