@@ -49,7 +49,7 @@ COMMON_FILES = {
 }
 
 # Two folders with a header of the same name, and what includes it.
-EITHER_HEADER = {"q.c": "#include <n.h>\n", "a/n.h": "int from_a;\n", "b/n.h": "int from_b;\n", "c/n.h": "int from_c;\n"}
+EITHER_HEADER = {"q.c": "#include <n.h>\n", **{f"{name}/n.h": f"int from_{name};\n" for name in "abc"}}
 
 FOLDER = {"sub/k": ""}
 ASM_ERROR = {"q.c": 'void f(void){asm("bogus %eax");}', "q.s": "bogus\n", "q.S": "bogus\n"}
@@ -63,7 +63,8 @@ TEMPORARY_NAME = (rb"\bcc[A-Za-z0-9]{6}\.", b"ccRANDOM.")
 SHELL_PID = (rb"(bash: line \d+:) +\d+ ", rb"\1 PID ")
 
 NAMES = Theme("names", "A name is bytes; only the shell and make find some of them odd.", [
-    Case("spaces", "gcc -c 'a b.c' -o 'o ut.o' -MD", {"a b.c": '#include "h h.h"\nint x=HH;', "h h.h": "#define HH 1\n"}),
+    Case("spaces", "gcc -c 'a b.c' -o 'o ut.o' -MD",
+         {"a b.c": '#include "h h.h"\nint x=HH;', "h h.h": "#define HH 1\n"}),
     Case("a newline", "gcc -c $'a\\nb.c' -MD -g", {"a\nb.c": "int x;"}),
     Case("quotes and a dollar", "gcc -c \"a'b\\\"c\\$.c\" -MD -g -Wall", {"a'b\"c$.c": "int x; static int y;"}),
     Case("not UTF-8", """
@@ -102,8 +103,8 @@ SOURCES = Theme("sources", "Which files are compiled, and as what.", [
     Case("several", "gcc -c x.c w.c bad.c s.s -MD"),
     Case("several, one output", "gcc -c x.c w.c -o q.o; gcc -c x.c x.c", where="remote several-sources-one-output"),
     Case("several to assembler", "gcc -S x.c x.cc w.c -O2"),
-    Case("60 in one command", "gcc -c $(seq -f '%g.c' 1 60) -MD -save-temps", {f"{i}.c": f"int i{i};\n" for i in range(1, 61)},
-         rounds=1),
+    Case("60 in one command", "gcc -c $(seq -f '%g.c' 1 60) -MD -save-temps",
+         {f"{i}.c": f"int i{i};\n" for i in range(1, 61)}, rounds=1),
     Case("empty", "gcc -c e.c; g++ -S e.c", {"e.c": ""}),
     Case("a byte order mark, a NUL, bytes that are not text", "gcc -c b.c",
          {"b.c": b"\xef\xbb\xbfint x;\r\n\x00\n\x0c int y; /* \xff */ const char *s = \"\xff\xfe\";"}),
@@ -179,8 +180,10 @@ ASSEMBLER = Theme("assembler", "as opens files of its own, and tells the world a
         gcc -c -x assembler-with-cpp s.s
     """),
     Case("-Wa,-I", "gcc -c q.S -Wa,-I,sub -Wa,-Isub2; gcc -c q.S",
-         {"q.S": '.incbin "bl2"\n.include "i2.s"\n', "sub/bl2": "abc", "sub2/i2.s": ".long 5\n"}, excused=(TEMPORARY_NAME,)),
-    Case("a folder to include", "gcc -c q.s; gcc -c r.s", {"q.s": '.incbin "sub"\n', "r.s": '.include "sub"\n', **FOLDER}),
+         {"q.S": '.incbin "bl2"\n.include "i2.s"\n', "sub/bl2": "abc", "sub2/i2.s": ".long 5\n"},
+         excused=(TEMPORARY_NAME,)),
+    Case("a folder to include", "gcc -c q.s; gcc -c r.s",
+         {"q.s": '.incbin "sub"\n', "r.s": '.include "sub"\n', **FOLDER}),
     Case(".incbin with an offset", "gcc -c q.s", {"q.s": '.incbin "blob",2,3\n.incbin "blob",100\n'}),
     Case(".incbin in C", "gcc -c q.c", {"q.c": 'asm(".data\\n.incbin \\"blob\\"\\n.include \\"inc.s\\"");'}),
     Case("errors", """
@@ -253,7 +256,8 @@ INCLUDES = Theme("includes", "How a header is found, and what it is when it is f
         gcc -c z.c -Isub
         gcc -c w2.c
     """, {"y.c": '#include "sub"', "sub/q.h": "int q;", "z.c": "#include <q.h>", "w2.c": '#include "/"'}),
-    Case("absolute", "gcc -c y.c -MD; gcc -c z.c", {"y.c": '#include "@TREE@/h.h"\nint x=H;', "z.c": '#include "/etc/passwd"'}),
+    Case("absolute", "gcc -c y.c -MD; gcc -c z.c",
+         {"y.c": '#include "@TREE@/h.h"\nint x=H;', "z.c": '#include "/etc/passwd"'}),
     Case("/dev/stdin", "gcc -c y.c <h.h", {"y.c": '#include "/dev/stdin"\nint x = H;\n'}, "uncovered-call"),
     Case("/dev/fd", "gcc -c y.c 5<h.h", {"y.c": '#include "/dev/fd/5"\nint x = H;\n'}, "uncovered-call"),
     Case("/dev/null", """
@@ -315,7 +319,8 @@ WORKING_DIRECTORY = Theme("working directory", "It is in debug information, by t
         PWD=lnk gcc -g -c y.c -o y5.o
         PWD=$TREE/sub/../sub gcc -g -c y.c -o y6.o
     """, {"sub/y.c": '#include "../h.h"\nint x = H;'}, prepare="ln -s sub lnk"),
-    Case("PWD=/proc/self/cwd", "export PWD=/proc/self/cwd; gcc -g -c x.c; g++ -g -c x.cc -o y.o", where="uncovered-call"),
+    Case("PWD=/proc/self/cwd", "export PWD=/proc/self/cwd; gcc -g -c x.c; g++ -g -c x.cc -o y.o",
+         where="uncovered-call"),
     Case("deleted", """
         mkdir gone
         cd gone
@@ -744,8 +749,9 @@ int main(int argc, char **argv) {
         LD_LIBRARY_PATH=$TREE/lib gcc -c x.c
         rm -r lib
         LD_LIBRARY_PATH=$TREE/lib gcc -c x.c
-    """, where="remote toolchain-unknown"),
-    Case("somebody else's preload library", "LD_PRELOAD=\"libm.so.6 ${LD_PRELOAD:-}\" gcc -c x.c", where="foreign-preload"),
+    """, where="remote toolchain-unknown", rounds=1),  # an unknown toolchain is not asked for again
+    Case("somebody else's preload library", "LD_PRELOAD=\"libm.so.6 ${LD_PRELOAD:-}\" gcc -c x.c",
+         where="foreign-preload"),
 ])
 
 PROGRAMS = Theme("programs", "Which file is run as gcc, and under which name.", [
@@ -825,7 +831,11 @@ subprocess.call(["gcc", "-c", "x.c"], close_fds=True, cwd="sub")
 subprocess.call(["gcc", "-c", "../x.c"], close_fds=False, cwd="sub")
 """, **FOLDER}),
     Case("perl", """
-        perl -e '$| = 1; system("gcc", "-c", "x.c"); print $?; print `gcc -c w.c 2>&1`; exec {"gcc"} "gcc", "-c", "bad.c"'
+        perl -e '
+            $| = 1;
+            system("gcc", "-c", "x.c");
+            print $?, `gcc -c w.c 2>&1`;
+            exec {"gcc"} "gcc", "-c", "bad.c"'
     """),
     Case("ccache", """
         export CCACHE_DIR=$TREE/.cc CCACHE_NOHASHDIR=1
@@ -1058,7 +1068,7 @@ PERMISSIONS = Theme("permissions", "What a file's mode forbids; $FOREIGN belongs
     """),
 ], user="nobody")
 
-PRIVILEGES = Theme("privileges", "What root can do, and what becomes of a compile that has fewer rights than the dispatcher.", [
+PRIVILEGES = Theme("privileges", "What root can do, and a compile that has fewer rights than the dispatcher.", [
     Case("outputs that may not be written", """
         gcc -c x.c -MD
         chmod 555 .
@@ -1117,7 +1127,11 @@ MOUNTS = Theme("mounts", "The dispatcher serves its own view of the files, which
     """, FOLDER, "other-viewpoint"),
     Case("chroot", """
         mkdir r
-        unshare -m sh -c 'mount --rbind / r; mount --bind b r$TREE/a; chroot r sh -c "cd $TREE; gcc -c q.c -Ia"; umount -R -l r'
+        unshare -m sh -c '
+            mount --rbind / r
+            mount --bind b r$TREE/a
+            chroot r sh -c "cd $TREE; gcc -c q.c -Ia"
+            umount -R -l r'
         rmdir r
     """, EITHER_HEADER, "other-viewpoint"),
     Case("output on a full file system of one's own", """
