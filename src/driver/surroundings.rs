@@ -16,7 +16,7 @@ const STEERING: [&[u8]; 6] = [
 ];
 
 /// Variables that move libc's own files, which the virtual tree cannot show.
-const LOCALE_FILES: [&[u8]; 4] = [b"LOCPATH", b"GCONV_PATH", b"NLSPATH", b"OUTPUT_CHARSET"];
+const LOCALE_FILES: [&[u8]; 5] = [b"LOCPATH", b"GCONV_PATH", b"NLSPATH", b"OUTPUT_CHARSET", b"TZDIR"];
 
 /// Libraries that sites preload everywhere and that only watch: they are left out on the ranks. Any other preloaded
 /// library (a false clock, an allocator that checks) may change what a compile does.

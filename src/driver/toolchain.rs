@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,11 @@ use std::process::{Command, Stdio};
 /// Programs a driver may run for a compile, by the names `-print-prog-name` knows.
 const PROGRAMS: [&str; 4] = ["cc1", "cc1plus", "as", "objcopy"];
 
-/// Environment variables that decide which programs and libraries a driver uses.
-const DECISIVE: [&str; 5] = ["PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LD_LIBRARY_PATH", "GCC_COMPARE_DEBUG"];
+/// Environment variables that decide which programs, libraries and files of libc's a driver uses.
+const DECISIVE: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
+
+/// Where libc looks for what TZ names.
+const ZONES: &str = "/usr/share/zoneinfo";
 
 /// Files that libc opens by itself: they change quotes in diagnostics, and `__TIMESTAMP__`.
 const BEHIND_LIBC: [&str; 6] = [
@@ -90,6 +94,11 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain> {
     for path in BEHIND_LIBC {
         closure.add_plain(Path::new(path))?;
     }
+    if let Some(zone) = key.variable("TZ") {
+        let name = zone.as_bytes().strip_prefix(b":").unwrap_or(zone.as_bytes());
+        // A rule like "CET-1" names no file; it is then absent on both hosts.
+        closure.add_plain(&Path::new(ZONES).join(OsStr::from_bytes(name)))?;
+    }
     let programs = programs.into_iter().map(|p| p.into_os_string().into_vec()).collect();
     let same = |(path, digest): (PathBuf, _)| SameFile { path: path.into_os_string().into_vec(), digest };
     Ok(Toolchain { programs, files: closure.files.into_iter().map(same).collect() })
@@ -135,7 +144,7 @@ impl Closure {
     fn add_plain(&mut self, path: &Path) -> Result<()> {
         let digest = match std::fs::read(path) {
             Ok(content) => Some(Digest::of(&content)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         self.files.insert(path.to_path_buf(), digest);

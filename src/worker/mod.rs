@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
 use questions::{Question, Questions};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -66,7 +67,7 @@ struct Worker {
     options: Options,
     questions: Questions,
     epoch: u32,
-    tables: BTreeMap<u32, Rc<std::cell::RefCell<Epoch>>>,
+    tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: BTreeMap<ToolchainId, Toolchain>,
     verifier: Verifier,
     tasks: BTreeMap<ActionId, Task>,
@@ -253,12 +254,12 @@ impl Worker {
     }
 
     /// The tables of `epoch`; a new epoch makes the older ones, which only running tasks need, unreachable.
-    fn enter(&mut self, epoch: u32) -> Result<Rc<std::cell::RefCell<Epoch>>> {
+    fn enter(&mut self, epoch: u32) -> Result<Rc<RefCell<Epoch>>> {
         if epoch > self.epoch {
             let memory = TableMemory::new()?;
             let fresh = Epoch { memory, by_digest: HashMap::new(), digests: HashMap::new() };
             self.tables.clear();
-            self.tables.insert(epoch, Rc::new(std::cell::RefCell::new(fresh)));
+            self.tables.insert(epoch, Rc::new(RefCell::new(fresh)));
             self.epoch = epoch;
         }
         self.tables.get(&epoch).cloned().with_context(|| format!("epoch {epoch} is over"))
