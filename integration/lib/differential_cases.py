@@ -1,11 +1,11 @@
-'''The cases of `differential`: a small folder and a shell command each, grouped by what they have in common. What is
+"""The cases of `differential`: a small folder and a shell command each, grouped by what they have in common. What is
 special about a case is its name; that it must behave as it would without us is what differential.py sees to.
 
 A command runs in the case's folder ($TREE), which holds COMMON_FILES and the case's own; bash reports every status
 other than 0 by itself. `where` is where its compiles are expected to run, in the words of $MPICC_PROXY_LOG: "remote",
 and the reasons of those that run locally. It is exact, so that a case that silently becomes local is noticed; when a
 reason falls away because more can run on ranks, it falls away here.
-'''
+"""
 
 import dataclasses
 import re
@@ -424,7 +424,6 @@ OUTPUTS = Theme("outputs", "What is in the way of an object, and what the compil
     Case("umask", """
         umask 077; gcc -c x.c -MD
         umask 0; gcc -c x.c -o y.o -MD
-        umask 777; gcc -c x.c -o z.o -MD; gcc -S x.c -o z.s
     """),
     Case("of an earlier compile, when this one fails", """
         gcc -c bad.c -MD
@@ -1015,6 +1014,8 @@ PERMISSIONS = Theme("permissions", "What a file's mode forbids; $FOREIGN belongs
         chmod 644 h.h
         gcc -c x.c
     """),
+    Case("a umask that forbids everything", "umask 777; gcc -c x.c -MD; gcc -S x.c", where="remote content-missing",
+         excused=(TEMPORARY_NAME,)),
     Case("outputs that may not be written", """
         gcc -c x.c
         gcc -c x.c -MD
@@ -1074,6 +1075,7 @@ PRIVILEGES = Theme("privileges", "What root can do, and a compile that has fewer
         chmod 555 .
         gcc -c x.c -o q.o
     """, prepare="echo old >x.o; chmod 444 x.o; echo old >x.d; chmod 400 x.d"),
+    Case("a umask that forbids everything", "umask 777; gcc -c x.c -MD; gcc -S x.c"),
     Case("the owner of what is there", """
         gcc -c x.c -MD
         gcc -c x.c -MD -MF y.d -o y.o
