@@ -488,6 +488,9 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         ("-fdump-tree-gimple=/dev/stderr", "uncovered-call"),
         ("-fdump-unnumbered -fdump-tree-original", "remote"),
         ("-fdump-noaddr -fdump-rtl-expand", "remote"),
+        ("-fdump-noaddr -fdump-rtl-all", "remote"),
+        ("-fdump-noaddr -da -dP", "remote"),
+        ("-fdump-noaddr -fdump-ipa-all -O2", "remote"),
         ("-fdump-lang-all", "remote"),
         ("-fdump-earlydebug", "remote"),
         ("-fdump-statistics -O2", "remote"),
@@ -545,6 +548,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         # What has to run here, or is not known to be safe elsewhere
         ("-fverbose-asm -S", "host-memory"),
         ("--coverage -frandom-seed=1", "profile"),
+        ("-fprofile-generate -frandom-seed=1", "profile"),
         ("-fprofile-use", "profile"),
         ("-fbranch-probabilities", "profile"),
         ("-v", "verbose"),
