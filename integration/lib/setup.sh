@@ -16,6 +16,9 @@ mpiexec                                          openmpi-bin
 /usr/lib/*/libclang-*.so*|/usr/lib/llvm-*/lib/libclang*.so*    libclang1-LLVM
 /usr/lib/llvm-*/lib/clang/*/include/stddef.h|/usr/lib/clang/*/include/stddef.h    libclang-common-LLVM-dev
 ccache                                           ccache
+clang                                            clang
+chattr                                           e2fsprogs
+setpriv                                          util-linux
 valgrind                                         valgrind
 dash                                             dash
 perl                                             perl
