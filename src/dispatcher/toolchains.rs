@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 const LIBRARIES_EVERY: Duration = Duration::from_secs(1);
 
+/// A driver that could not be used is given another chance after this: what it lacked may be there by now.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
 /// A toolchain's number, or why the driver cannot be used remotely.
 pub type Known = Result<ToolchainId, String>;
 
@@ -142,7 +145,7 @@ impl Toolchains {
 impl Entry {
     fn is_unchanged(&mut self) -> bool {
         let same = |files: &[(Bytes, Stamp)]| files.iter().all(|(path, then)| toolchain::stamp(path) == *then);
-        if !same(&self.programs) {
+        if !same(&self.programs) || (self.known.is_err() && self.checked.elapsed() > RETRY_AFTER) {
             return false;
         }
         // Folders of the user's own change as builds go on.
