@@ -11,10 +11,11 @@ use crate::{rusage, signals, viewpoint};
 use mpicc_proxy_abi::{driver as names, env};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 
 /// A dispatcher that says nothing for this long is stuck or stopped: it beats every 5 s.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How often a waiting client looks whether another one has given up already.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a compile that was meant for a rank runs here.
 struct Fallback {
@@ -136,10 +140,17 @@ impl Client {
         };
         let invocation = self.invocation().map_err(|error| uncounted("no-working-directory", error))?;
         let umask = invocation.umask;
-        let mut connection =
-            Connection::open(&paths::own_socket_path()).map_err(|error| uncounted("no-dispatcher", error))?;
+        let socket = paths::own_socket_path();
+        let silent = paths::silence_mark(&socket);
+        if silent.exists() {
+            return Err(uncounted("dispatcher-silent", io::ErrorKind::TimedOut.into()));
+        }
+        let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
         connection.send(&ToDispatcher::Compile(invocation)).map_err(|error| uncounted("dispatcher-gone", error))?;
-        let answer = receive(&mut connection).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let answer = receive(&mut connection, &silent).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
+            _ => uncounted("dispatcher-gone", error),
+        })?;
         let Answer::Result(result, received) = answer else {
             let Answer::RunLocally(reason) = answer else { unreachable!("the two kinds of answer") };
             return Err(Fallback { reason, detail: String::new(), counted: true });
@@ -238,11 +249,30 @@ enum Answer {
     RunLocally(String),
 }
 
+/// The next message of a dispatcher that is alive; `TimedOut` when it is not, which `silent` then tells the others.
+fn receive_from_living(connection: &mut Connection, silent: &Path) -> io::Result<(ToClient, Vec<u8>)> {
+    let give_up_at = Instant::now() + SILENCE_MAX;
+    loop {
+        let look_at = Instant::now() + LOOK_EVERY;
+        match connection.receive_by(look_at.min(give_up_at)) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                if Instant::now() >= give_up_at {
+                    let _ = File::create(silent);
+                }
+                if silent.exists() {
+                    return Err(error);
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Collects a result. Nothing is published before it is whole.
-fn receive(connection: &mut Connection) -> io::Result<Answer> {
+fn receive(connection: &mut Connection, silent: &Path) -> io::Result<Answer> {
     let mut received = Received::default();
     loop {
-        let (head, payload) = connection.receive_by(Instant::now() + SILENCE_MAX)?;
+        let (head, payload) = receive_from_living(connection, silent)?;
         match head {
             ToClient::Heartbeat => {}
             ToClient::Chunk { stream: Stream::Stdout } => received.stdout.extend(payload),

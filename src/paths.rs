@@ -36,6 +36,14 @@ pub fn own_socket_path() -> PathBuf {
     socket_path(|name| env::var_os(name), geteuid().as_raw())
 }
 
+/// The file that says that the dispatcher on `socket` is stuck: made by a client that waited for it in vain, so that
+/// the others need not, removed by the dispatcher when it is alive.
+pub fn silence_mark(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".silent");
+    name.into()
+}
+
 /// Makes the directory of a socket, with mode 0700, if it is not there, and makes sure that nobody else decides what
 /// is in it: it belongs to this user or to root, and not everybody may write to it unless it is sticky as /tmp is.
 /// (The group may: where every user has a group of their own that is the usual umask, and both ends check each other's
@@ -96,9 +104,14 @@ impl Installation {
     /// A program beside this one.
     ///
     /// # Errors
-    /// `NotFound`: it is not there.
+    /// `NotFound`: it is not there. `PermissionDenied`: it cannot be executed.
     pub fn sibling(&self, name: &OsStr) -> io::Result<PathBuf> {
-        self.first_of(name, &[self.directory.join(name)])
+        let program = self.first_of(name, &[self.directory.join(name)])?;
+        nix::unistd::access(&program, nix::unistd::AccessFlags::X_OK).map_err(|errno| {
+            let what = format!("the installation is damaged: {} cannot be executed: {errno}", program.display());
+            io::Error::new(io::ErrorKind::PermissionDenied, what)
+        })?;
+        Ok(program)
     }
 
     /// The program that ranks run.

@@ -48,6 +48,7 @@ impl Ranks {
     /// Starts the ranks and waits until all are ready.
     pub fn start(options: &session::Options, installation: &Installation, signals: &Signals) -> Result<Ranks, Failure> {
         let rank = installation.rank().map_err(Failure::no_ranks)?;
+        installation.client().map_err(Failure::no_ranks)?;
         let timeout_s = start_timeout_s()?;
         let wrap = launcher::split_words(options.wrap_worker.as_deref().unwrap_or_default())
             .map_err(|why| Failure::new(exit::USAGE, format!("cannot split --wrap-worker into words: {why}")))?;
@@ -56,6 +57,12 @@ impl Ranks {
             let found = paths::find_command(OsStr::new(name), search.as_deref(), |_| true).ok()?;
             std::path::absolute(found).ok()
         };
+        if let Some(first) = wrap.first()
+            && let Err(why) = paths::find_command(first, search.as_deref(), |_| true)
+        {
+            let cause = Failure::command(first, why).sentence;
+            return Err(Failure::no_ranks(format!("--wrap-worker: {cause}")));
+        }
         let allocation = launcher::allocation(|name| std::env::var_os(name), |path| fs::read(path).ok());
         let launcher = launcher::choose(options.launcher, find("mpiexec"), find("srun"), allocation.slurm)
             .map_err(Failure::no_ranks)?;

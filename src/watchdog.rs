@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// Ends the process with status 0 if it is still there after `patience`.
-pub fn exit_after(patience: Duration) {
+/// Ends the process with `status` if it is still there after `patience`.
+pub fn exit_after(patience: Duration, status: i32) {
     std::thread::spawn(move || {
         std::thread::sleep(patience);
         // SAFETY: ends the process at once, without running anything that may wait.
-        unsafe { libc::_exit(0) }
+        unsafe { libc::_exit(status) }
     });
 }

@@ -43,6 +43,7 @@ impl Place {
     fn with_launcher() -> Place {
         let place = Place::new();
         place.script("bin/mpicc-proxy-rank", "exit 99");
+        place.script("bin/mpicc-proxy-client", "exit 98");
         fs::copy(harmless_library(), place.at("lib/libmpicc-proxy.so")).unwrap();
         place.script("path/mpiexec", FAKE_MPIEXEC);
         place
@@ -482,6 +483,14 @@ fn run_without_what_it_needs() {
     fs::write(place.at("bin/libmpicc-proxy.so"), "").unwrap();
     fs::remove_file(place.at("bin/mpicc-proxy-rank")).unwrap();
     assert_sentence(&place.output(&["run", "true"]), 70, "mpicc-proxy-rank is missing");
+    fs::write(place.at("bin/mpicc-proxy-rank"), "").unwrap();
+    assert_sentence(&place.output(&["run", "true"]), 70, "mpicc-proxy-rank cannot be executed");
+    place.script("bin/mpicc-proxy-rank", "exit 99");
+    fs::remove_file(place.at("bin/mpicc-proxy-client")).unwrap();
+    assert_sentence(&place.output(&["run", "true"]), 70, "mpicc-proxy-client is missing");
+    place.script("bin/mpicc-proxy-client", "exit 98");
+    let wrapped = place.output(&["run", "--wrap-worker", "no-such-wrapper", "true"]);
+    assert_sentence(&wrapped, 70, "no-such-wrapper: command not found");
 }
 
 #[test]

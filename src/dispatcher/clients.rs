@@ -53,12 +53,7 @@ impl Clients {
     /// # Errors
     /// Another dispatcher answers there, or the socket cannot be made.
     pub fn listen(path: &Path) -> Result<Clients> {
-        if UnixStream::connect(path).is_ok() {
-            bail!(
-                "another dispatcher listens on {}; stop it (`mpicc-proxy stop`) or choose another --socket",
-                path.display()
-            );
-        }
+        check_free(path)?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove the stale socket {}", path.display()));
@@ -149,6 +144,18 @@ impl Clients {
         }
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// # Errors
+/// Another dispatcher answers on `path`.
+pub fn check_free(path: &Path) -> Result<()> {
+    if UnixStream::connect(path).is_ok() {
+        bail!(
+            "another dispatcher listens on {}; stop it (`mpicc-proxy stop`) or choose another --socket",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// A connection's end.

@@ -13,6 +13,7 @@ mod toolchains;
 
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
 use crate::link::Link;
+use crate::paths;
 use crate::rusage;
 use crate::wire::{
     self, ActionId, ActionResult, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
@@ -39,6 +40,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Clients are told less often: each waits for one compile, and a wake-up costs it more than us.
 const BEATS_PER_CLIENT_BEAT: u64 = 5;
+
+/// How long the last messages may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// MPI messages handled in one turn, so that clients are not starved.
 const MESSAGES_PER_TURN: usize = 64;
@@ -76,6 +80,7 @@ struct Dispatcher {
     /// How this process, which looks at the tree for the clients, sees files.
     viewpoint: Viewpoint,
     beats: u64,
+    silence_mark: PathBuf,
     stopping: bool,
 }
 
@@ -85,7 +90,12 @@ struct Dispatcher {
 /// The socket cannot be made, or MPI fails.
 pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    if let Err(error) = clients::check_free(&options.socket) {
+        dismiss(link, 1..);
+        return Err(error);
+    }
     let Some(ranks) = Ranks::assemble(&mut link, &signals)? else { return Ok(()) };
+    let _ = std::fs::remove_file(paths::silence_mark(&options.socket));
     let clients = Clients::listen(&options.socket)?;
     let mut queue = Queue::default();
     for (rank, slots) in ranks.slots() {
@@ -107,6 +117,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         cpu_at_start_us: rusage::own_cpu_us(),
         viewpoint: crate::viewpoint::own()?,
         beats: 0,
+        silence_mark: paths::silence_mark(&options.socket),
         stopping: false,
     };
     if let Some(path) = &options.ready_file {
@@ -423,6 +434,7 @@ impl Dispatcher {
         }
         self.beats += 1;
         if self.beats.is_multiple_of(BEATS_PER_CLIENT_BEAT) {
+            let _ = std::fs::remove_file(&self.silence_mark);
             for action in self.actions.values() {
                 self.clients.send(action.client, &ToClient::Heartbeat, &[]);
             }
@@ -455,7 +467,6 @@ impl Dispatcher {
 
     /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
     fn shut_down(mut self, options: &Options) {
-        const PATIENCE: Duration = Duration::from_secs(3);
         for action in std::mem::take(&mut self.actions).into_values() {
             self.clients.send(action.client, &ToClient::RunLocally { reason: "dispatcher-stopped".to_owned() }, &[]);
         }
@@ -463,17 +474,23 @@ impl Dispatcher {
         if let Some(path) = &options.ready_file {
             let _ = std::fs::remove_file(path);
         }
-        crate::watchdog::exit_after(PATIENCE * 2);
-        for rank in self.ranks.alive() {
-            if let Ok(message) = wire::message(&ToRank::Stop, &[]) {
-                let _ = self.link.send(rank, message);
-            }
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while self.link.busy() && Instant::now() < deadline {
-            let _ = self.link.receive();
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.link.finish();
+        crate::watchdog::exit_after(PATIENCE * 2, 0);
+        dismiss(self.link, self.ranks.alive());
     }
+}
+
+/// Tells ranks to go and leaves MPI.
+fn dismiss(mut link: Link, ranks: impl IntoIterator<Item = Rank>) {
+    let size = link.size();
+    for rank in ranks.into_iter().take_while(|rank| *rank < size) {
+        if let Ok(message) = wire::message(&ToRank::Stop, &[]) {
+            let _ = link.send(rank, message);
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while link.busy() && Instant::now() < deadline {
+        let _ = link.receive();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    link.finish();
 }

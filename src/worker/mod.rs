@@ -457,7 +457,7 @@ impl Worker {
         let Worker { link, store, questions, .. } = self;
         drop(questions);
         drop(store);
-        crate::watchdog::exit_after(PATIENCE);
+        crate::watchdog::exit_after(PATIENCE, 0);
         link.finish();
     }
 }
