@@ -1,7 +1,7 @@
 //! Waiting: poll(2) over descriptors with a time-out that backs off, because MPI has no descriptor to wait for.
 //!
 //! Any activity resets the time-out to `SHORTEST`; each idle turn lengthens it up to a cap the owner chooses by what
-//! it has in flight. At the longest cap an idle rank uses about half a percent of a core.
+//! it has in flight. At the longest cap an idle rank uses about a third of a percent of a core.
 
 use nix::poll::{PollFd, PollFlags};
 use std::io;
@@ -16,7 +16,7 @@ pub const CAP_URGENT: Duration = Duration::from_micros(150);
 /// Cap while compiles run.
 pub const CAP_BUSY: Duration = Duration::from_millis(1);
 /// Cap when nothing is going on.
-pub const CAP_IDLE: Duration = Duration::from_millis(5);
+pub const CAP_IDLE: Duration = Duration::from_millis(10);
 
 /// The next time-out.
 pub struct Backoff {
