@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
 
 /// The hook takes our entry out of LD_PRELOAD; who starts the client by another road (`exec`, a symlink) does not.
 fn without_our_preload(entries: Vec<Bytes>) -> Vec<Bytes> {
-    let clean = |entry: Bytes| match entry.strip_prefix(env::LD_PRELOAD).and_then(|rest| rest.strip_prefix(b"=")) {
+    let clean = |entry: Bytes| match environment::value_of(&entry, env::LD_PRELOAD) {
         Some(value) => environment::preload_without_ours(value).map(|rest| [env::LD_PRELOAD, b"=", &rest].concat()),
         None => Some(entry),
     };
@@ -151,9 +151,9 @@ impl Client {
             io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
             _ => uncounted("dispatcher-gone", error),
         })?;
-        let Answer::Result(result, received) = answer else {
-            let Answer::RunLocally(reason) = answer else { unreachable!("the two kinds of answer") };
-            return Err(Fallback { reason, detail: String::new(), counted: true });
+        let (result, received) = match answer {
+            Answer::Result(result, received) => (result, received),
+            Answer::RunLocally(reason) => return Err(Fallback { reason, detail: String::new(), counted: true }),
         };
         let code = match result.exit {
             Exit::Code(code) => code as u8,
@@ -194,10 +194,15 @@ impl Client {
         self.become_driver()
     }
 
-    /// Tells the dispatcher, if there is one, that this invocation runs here.
+    /// Tells the dispatcher, if there is one, that this invocation runs here. A stuck one is left alone: once its
+    /// backlog is full, connecting would wait.
     fn note_local(&self, reason: &str) {
+        let socket = paths::own_socket_path();
+        if paths::silence_mark(&socket).exists() {
+            return;
+        }
         let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us() };
-        let _ = Connection::open(&paths::own_socket_path()).and_then(|mut connection| connection.send(&note));
+        let _ = Connection::open(&socket).and_then(|mut connection| connection.send(&note));
     }
 
     /// Executes the real driver in this process: same pid, same descriptors, same parent.

@@ -77,9 +77,14 @@ pub fn entries() -> Vec<Vec<u8>> {
     entries
 }
 
+/// The value, if `entry` is `name=value`.
+pub fn value_of<'a>(entry: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    entry.strip_prefix(name)?.strip_prefix(b"=")
+}
+
 /// Is `entry` a value of the variable `name`?
 pub fn is_named(entry: &[u8], name: &[u8]) -> bool {
-    entry.strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
+    value_of(entry, name).is_some()
 }
 
 /// A variable of this process.

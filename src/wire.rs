@@ -95,7 +95,7 @@ pub struct Viewpoint {
 impl Invocation {
     /// Value of an environment variable.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
-        self.environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+        self.environment.iter().find_map(|entry| crate::environment::value_of(entry, name))
     }
 }
 

@@ -2,6 +2,7 @@
 //! variables, and nothing of the command line.
 
 use super::{Cause, Reason};
+use crate::environment::value_of;
 use crate::wire::Bytes;
 use mpicc_proxy_abi::driver::base_name;
 
@@ -25,7 +26,7 @@ const WATCHERS: [&[u8]; 2] = [b"libxalt", b"libdarshan"];
 /// Why a compile in this environment stays on this host, if it must. `environment` holds `NAME=value` entries.
 pub fn keeps_here(environment: &[Bytes]) -> Option<Reason> {
     let value = |name: &[u8]| {
-        let found = environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="));
+        let found = environment.iter().find_map(|entry| value_of(entry, name));
         found.filter(|value| !value.is_empty())
     };
     let reason = |cause, detail: &[u8]| Some(Reason { cause, detail: Some(detail.to_vec()) });
