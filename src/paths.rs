@@ -261,7 +261,11 @@ mod tests {
         for (given, environment, expected) in table {
             let variable =
                 |name: &OsStr| environment.iter().find(|(key, _)| name == *key).map(|(_, value)| value.into());
-            assert_eq!(history_file(given.map(Path::new), variable).as_deref(), expected.map(Path::new), "{environment:?}");
+            assert_eq!(
+                history_file(given.map(Path::new), variable).as_deref(),
+                expected.map(Path::new),
+                "{environment:?}"
+            );
         }
     }
 

@@ -77,8 +77,7 @@ impl Ranks {
 
         let socket = directory.path().join("socket");
         let ready_file = directory.path().join("ready");
-        let rank_options =
-            RankOptions {
+        let rank_options = RankOptions {
             socket: Some(socket.clone()),
             slots: options.slots,
             ready_file: Some(ready_file.clone()),

@@ -212,7 +212,10 @@ impl Dispatcher {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
-                self.actions.insert(action, Action { client, invocation, toolchain: 0, epoch: 0, running: None, streamed: false });
+                self.actions.insert(
+                    action,
+                    Action { client, invocation, toolchain: 0, epoch: 0, running: None, streamed: false },
+                );
                 self.clients.set_action(client, Some(action));
                 match lookup {
                     Lookup::Pending => {}

@@ -11,8 +11,8 @@ use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::link::Link;
 use crate::wire::{
-    self, ActionId, Also, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
-    Want,
+    self, ActionId, Also, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain,
+    ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use memory::TableMemory;

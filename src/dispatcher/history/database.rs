@@ -93,7 +93,10 @@ impl Database {
         let body = move || {
             let _end: mpsc::Sender<()> = end;
             let warn = |what: &str, error: &anyhow::Error| {
-                eprintln!("mpicc-proxy-rank: {what} {}: {error:#}; what compiles use is remembered for this session only", file.display());
+                eprintln!(
+                    "mpicc-proxy-rank: {what} {}: {error:#}; what compiles use is remembered for this session only",
+                    file.display()
+                );
             };
             match Store::open(&file, bytes_max) {
                 Ok((store, knowledge)) => {
@@ -180,7 +183,8 @@ impl Store {
 
     fn try_open(file: &Path, bytes_max: u64) -> Result<(Store, Knowledge)> {
         drop(private(file)?);
-        let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let connection =
+            Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
         let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
@@ -245,8 +249,8 @@ impl Store {
             let index = knowledge.recall_base(sets::encode(&in_names));
             bases.insert(row.get(0)?, (index, set, in_names));
         }
-        let mut statement = snapshot
-            .prepare("SELECT key, driver, cwd, source, output, base, paths FROM actions ORDER BY used, key")?;
+        let mut statement =
+            snapshot.prepare("SELECT key, driver, cwd, source, output, base, paths FROM actions ORDER BY used, key")?;
         let mut cursor = statement.query([])?;
         while let Some(row) = cursor.next()? {
             let name = |column| anyhow::Ok(names.get(&row.get::<_, PathNumber>(column)?).copied());
@@ -314,9 +318,10 @@ impl Store {
                 Note::Opened(name) => session.open(*name)?,
                 Note::Learned { key, origin, used } => session.learn(*key, *origin, used, now)?,
                 Note::Repeated(key) => {
-                    session.transaction.prepare_cached("UPDATE actions SET used = ?2 WHERE key = ?1 AND used < ?3")?.execute(
-                        params![*key as i64, now, now - USED_RESOLUTION_S],
-                    )?;
+                    session
+                        .transaction
+                        .prepare_cached("UPDATE actions SET used = ?2 WHERE key = ?1 AND used < ?3")?
+                        .execute(params![*key as i64, now, now - USED_RESOLUTION_S])?;
                 }
             }
         }
@@ -353,7 +358,9 @@ impl Session<'_> {
             if number.is_none() {
                 let next = self
                     .transaction
-                    .prepare_cached("UPDATE numbers SET value = value + 1 WHERE name = 'next_path' RETURNING value - 1")?
+                    .prepare_cached(
+                        "UPDATE numbers SET value = value + 1 WHERE name = 'next_path' RETURNING value - 1",
+                    )?
                     .query_row([], |row| row.get(0))?;
                 let mut insert = self.transaction.prepare_cached("INSERT INTO paths VALUES (?1, ?2, 0)")?;
                 insert.execute(params![&path[..], next])?;
@@ -396,8 +403,9 @@ impl Session<'_> {
         };
         let numbers = [self.number(driver)?, self.number(cwd)?, self.number(source)?, self.number(output)?];
         let [Some(driver), Some(cwd), Some(source), Some(output)] = numbers else { return Ok(()) };
-        let mut insert =
-            self.transaction.prepare_cached("INSERT OR REPLACE INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        let mut insert = self
+            .transaction
+            .prepare_cached("INSERT OR REPLACE INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
         insert.execute(params![key as i64, driver, cwd, source, output, base, paths, now])?;
         Ok(())
     }
@@ -507,4 +515,230 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 fn unix_time_s() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::{Subject, tests::invocation};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// One session: reads, learns, closes.
+    struct Bench {
+        database: Database,
+        knowledge: Knowledge,
+    }
+
+    impl Bench {
+        fn open(file: &Path, bytes_max: u64) -> Bench {
+            let mut database = Database::open(file.to_path_buf(), bytes_max);
+            let knowledge = database.load(PATIENCE).expect("it opens, whatever the file is");
+            Bench { database, knowledge }
+        }
+
+        fn learn(&mut self, words: &str, paths: &[&str]) {
+            let subject = Subject::of(&invocation("/s", words));
+            let mut used: Vec<Name> = paths.iter().map(|path| self.knowledge.names.name(path.as_bytes())).collect();
+            used.sort_unstable();
+            self.knowledge.learn(&subject, &used);
+            let origin = self.knowledge.origin_names(&subject.origin);
+            for name in used.iter().copied().chain([origin.driver, origin.cwd, origin.source, origin.output]) {
+                assert!(self.database.note(Note::Path(name, Arc::clone(self.knowledge.names.path(name)))));
+                if self.knowledge.names.path(name).ends_with(b".h") {
+                    self.database.note(Note::Opened(name));
+                }
+            }
+            self.database.note(Note::Learned { key: subject.key, origin, used });
+        }
+
+        fn recall(&self, words: &str) -> Option<Vec<String>> {
+            let used = self.knowledge.recall(Subject::of(&invocation("/s", words)).key)?;
+            let text = |name: Name| {
+                let opened = if self.knowledge.names.is_opened(name) { "*" } else { "" };
+                String::from_utf8_lossy(self.knowledge.names.path(name)).into_owned() + opened
+            };
+            let mut paths: Vec<String> = used.into_iter().map(text).collect();
+            paths.sort();
+            Some(paths)
+        }
+
+        fn close(self) {
+            self.database.close(PATIENCE);
+        }
+    }
+
+    #[test]
+    fn a_session_knows_what_another_learned() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a/b/h.sqlite");
+        let mut first = Bench::open(&file, BYTES_MAX);
+        first.learn("gcc -c a.c", &["/s/a.c", "/s/x.h", "/s/absent"]);
+        first.learn("gcc -c b.c", &["/s/b.c", "/s/x.h", "/s/absent", "/s/\u{e9}"]);
+        first.close();
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+
+        let mut second = Bench::open(&file, BYTES_MAX);
+        let a = vec!["/s/a.c".to_owned(), "/s/absent".to_owned(), "/s/x.h*".to_owned()];
+        assert_eq!(second.recall("gcc -c a.c"), Some(a.clone()));
+        assert_eq!(second.recall("gcc -c b.c").unwrap().len(), 4);
+        assert_eq!(second.recall("gcc -c c.c"), None);
+        assert!(!second.knowledge.predict(&Subject::of(&invocation("/s", "gcc -c c.c"))).is_empty());
+        second.learn("gcc -c b.c", &["/s/b.c", "/s/y.h"]);
+        second.close();
+
+        let third = Bench::open(&file, BYTES_MAX);
+        assert_eq!(third.recall("gcc -c a.c"), Some(a));
+        assert_eq!(third.recall("gcc -c b.c"), Some(vec!["/s/b.c".to_owned(), "/s/y.h*".to_owned()]));
+        third.close();
+    }
+
+    /// What a session does that is handed `content` as its database; the names of the files then.
+    fn with_file(content: impl FnOnce(&Path)) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("h.sqlite");
+        content(&file);
+        let mut bench = Bench::open(&file, BYTES_MAX);
+        assert_eq!(bench.recall("gcc -c a.c"), None);
+        bench.learn("gcc -c a.c", &["/s/a.c"]);
+        bench.close();
+        let again = Bench::open(&file, BYTES_MAX);
+        assert!(again.recall("gcc -c a.c").is_some(), "a new one was begun");
+        again.close();
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.contains("set-aside")).collect();
+        names.sort();
+        names
+    }
+
+    fn good_file(file: &Path) {
+        let mut bench = Bench::open(file, BYTES_MAX);
+        for number in 0..300 {
+            bench.learn(&format!("gcc -c {number}.c"), &[&format!("/s/{number}.c"), &format!("/s/{number}.h")]);
+        }
+        bench.close();
+    }
+
+    #[test]
+    fn bad_files_are_set_aside() {
+        let aside = ["h.sqlite.set-aside"];
+        let change = |file: &Path, statement: &str| {
+            good_file(file);
+            Connection::open(file).unwrap().execute_batch(statement).unwrap();
+        };
+        assert_eq!(with_file(|file| fs::write(file, "").unwrap()), [""; 0], "an empty file is a new database");
+        assert_eq!(with_file(|file| fs::write(file, "no database".repeat(1000)).unwrap()), aside);
+        assert_eq!(with_file(|file| change(file, "PRAGMA user_version = 2")), aside, "newer");
+        assert_eq!(with_file(|file| change(file, "PRAGMA user_version = 0")), aside, "older");
+        assert_eq!(with_file(|file| change(file, "PRAGMA application_id = 7")), aside, "foreign");
+        assert_eq!(with_file(|file| change(file, "DROP TABLE actions")), aside, "incomplete");
+        assert_eq!(with_file(|file| change(file, "UPDATE bases SET paths = x'80'")), aside, "nonsense");
+        assert_eq!(with_file(|file| change(file, "UPDATE actions SET key = key, paths = 'text'")), aside, "mistyped");
+        let damaged = |file: &Path| {
+            good_file(file);
+            let mut content = fs::read(file).unwrap();
+            let middle = content.len() / 4;
+            content[middle..].fill(0xa5);
+            fs::write(file, content).unwrap();
+        };
+        assert_eq!(with_file(damaged), aside);
+    }
+
+    #[test]
+    fn where_no_database_can_be_the_session_does_without() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        for place in ["file/h.sqlite", "file/folder/h.sqlite", "."] {
+            let bench = Bench::open(&dir.path().join(place), BYTES_MAX);
+            assert_eq!(bench.recall("gcc -c a.c"), None);
+            let deadline = Instant::now() + PATIENCE;
+            while bench.database.note(Note::Repeated(1)) {
+                assert!(Instant::now() < deadline, "the thread goes on with {place}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bench.close();
+        }
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"");
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        const BYTES: u64 = 128 << 10;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("h.sqlite");
+        let own = |round: i32, number: i32| -> Vec<String> {
+            (0..20).map(|n| format!("/s/{round}/{number}/{n}.h")).collect()
+        };
+        let words = |round: i32, number: i32| format!("gcc -c {round}/{number}.c");
+        for round in 0..4 {
+            let mut bench = Bench::open(&file, BYTES);
+            for number in 0..100 {
+                let paths = own(round, number);
+                bench.learn(&words(round, number), &paths.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            bench.close();
+            // As if it had been a while ago.
+            Connection::open(&file).unwrap().execute("UPDATE actions SET used = used - 1000000", []).unwrap();
+        }
+        let bench = Bench::open(&file, BYTES);
+        assert_eq!(bench.recall(&words(0, 0)), None, "the oldest are gone");
+        assert_eq!(bench.recall(&words(3, 99)).map(|paths| paths.len()), Some(20));
+        bench.close();
+        let connection = Connection::open(&file).unwrap();
+        assert!(bytes_used(&connection).unwrap() <= BYTES);
+        let count =
+            |table| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u32>(0));
+        let (actions, paths, bases) = (count("actions").unwrap(), count("paths").unwrap(), count("bases").unwrap());
+        assert!(actions < 400 && bases <= actions && paths <= 22 * actions + 2, "{actions} {paths} {bases}");
+    }
+
+    #[test]
+    fn two_sessions_at_once_share_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("h.sqlite");
+        let session = |name: &'static str| {
+            let file = file.clone();
+            move || {
+                let mut bench = Bench::open(&file, 128 << 10);
+                for number in 0..200 {
+                    let (words, own) = (format!("gcc -c {name}{number}.c"), format!("/s/{name}{number}.h"));
+                    bench.learn(&words, &["/s/shared.h", "/s/other.h", &own]);
+                    if number % 50 == 0 {
+                        std::thread::sleep(COMMIT_AFTER); // into another transaction
+                    }
+                }
+                bench.close();
+            }
+        };
+        let threads = ["a", "b"].map(|name| std::thread::spawn(session(name)));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let bench = Bench::open(&file, BYTES_MAX);
+        for name in ["a", "b"] {
+            let used = bench.recall(&format!("gcc -c {name}199.c")).expect("both were written");
+            assert_eq!(used, [format!("/s/{name}199.h*"), "/s/other.h*".to_owned(), "/s/shared.h*".to_owned()]);
+        }
+        bench.close();
+    }
+
+    #[test]
+    fn what_was_committed_survives_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("h.sqlite");
+        let mut bench = Bench::open(&file, BYTES_MAX);
+        bench.learn("gcc -c a.c", &["/s/a.c"]);
+        let deadline = Instant::now() + PATIENCE;
+        // The writer is still there, as a killed one's locks would not be.
+        loop {
+            let other = Bench::open(&file, BYTES_MAX);
+            let known = other.recall("gcc -c a.c").is_some();
+            other.close();
+            if known {
+                break;
+            }
+            assert!(Instant::now() < deadline, "never committed");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bench.close();
+    }
 }

@@ -91,6 +91,13 @@ impl History {
         let heard = asked.map_or(0, |asked| asked.order.len());
         let mut paths: Vec<PathId> =
             guesses.into_iter().filter_map(|guess| self.head_path(&subject, guess, tree)).collect();
+        // What any compile asks, siblings or not.
+        paths.extend(subject.stated_directory.as_ref().map(|path| tree.path_id(path)));
+        if !subject.origin.source.is_empty() {
+            let source = tree.path_id(&subject.origin.source);
+            tree.mark_opened(source);
+            paths.push(source);
+        }
         paths.sort_unstable();
         paths.dedup();
         let told = paths.iter().copied().collect();

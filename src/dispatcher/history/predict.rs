@@ -11,7 +11,7 @@
 //! A path is worth a guess when the risk is smaller than the gain. A wrong guess costs the head a stat (0.5 µs) and,
 //! once per rank, a record on the way (about 1 µs); a path that is not guessed costs a round trip of about 100 µs, CPU
 //! on both sides included. So what one sibling in 64 used is predicted. Contents cost more (to be read, hashed and sent,
-//! some 30 µs for a header), so they go ahead only if one sibling in four needed them.
+//! some 30 µs for a header), but only once per host: they go ahead if one sibling in 16 needed them.
 
 use super::sets;
 use super::subject::{self, ActionKey, LEVELS, Origin, SAME_DIRECTORY, SAME_DRIVER, SAME_FOLDER, Scope, Subject};
@@ -33,7 +33,7 @@ const SIBLINGS_RECALLED_MAX: usize = 64;
 const ONE_IN: [u32; LEVELS] = [64, 64, 8, 4, 4];
 
 /// One sibling in so many must have needed a content for it to be sent ahead.
-const ONE_IN_FOR_CONTENT: u32 = 4;
+const ONE_IN_FOR_CONTENT: u32 = 16;
 
 /// A path or template, in this process.
 pub type Name = u32;
@@ -394,7 +394,11 @@ mod tests {
     #[test]
     fn distant_siblings_serve_when_there_are_no_closer_ones() {
         let mut bench = Bench(Knowledge::default());
-        bench.learn("/s/one", "gcc -I. -c a.c", &["/s/one/a.c*", "/s/one/stdio.h", "/s/config.h*", "/usr/include/stdio.h*"]);
+        bench.learn(
+            "/s/one",
+            "gcc -I. -c a.c",
+            &["/s/one/a.c*", "/s/one/stdio.h", "/s/config.h*", "/usr/include/stdio.h*"],
+        );
         let sibling = ["/s/config.h*", "/s/one/stdio.h", "/s/two/b.c*", "/s/two/stdio.h", "/usr/include/stdio.h*"];
         assert_eq!(bench.predict("/s/two", "gcc -I. -c b.c"), sibling);
         let stranger = ["/elsewhere/b.c*", "/elsewhere/stdio.h", "/usr/include/stdio.h*"];
@@ -406,7 +410,7 @@ mod tests {
         let mut bench = Bench(Knowledge::default());
         for number in 0..130 {
             let mut used = vec!["/s/all.h*"];
-            if number < 10 {
+            if number < 5 {
                 used.push("/s/some.h*");
             }
             if number == 0 {

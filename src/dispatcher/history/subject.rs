@@ -87,18 +87,21 @@ pub struct Subject {
     pub origin: Origin,
     pub scopes: [Scope; LEVELS],
     variables: Vec<(Variable, Bytes)>,
+    /// Where the environment says that the working directory is. Drivers look whether it is true.
+    pub stated_directory: Option<Bytes>,
 }
 
 impl Subject {
     pub fn of(invocation: &Invocation) -> Subject {
-        Subject::new(action_key(invocation), Origin::of(invocation))
+        let stated = invocation.variable(b"PWD").filter(|path| path.starts_with(b"/")).map(|path| absolute(b"", path));
+        Subject { stated_directory: stated, ..Subject::new(action_key(invocation), Origin::of(invocation)) }
     }
 
     pub fn new(key: ActionKey, origin: Origin) -> Subject {
         let scopes = scopes(&origin);
         let mut variables = Vec::new();
         let mut add = |variable, value: &[u8]| {
-            if value.len() > 1 {
+            if !value.is_empty() {
                 variables.push((variable, value.to_vec()));
             }
         };
@@ -108,7 +111,7 @@ impl Subject {
         add(Variable::OutputFolder, folder(&origin.output));
         add(Variable::Directory, &origin.cwd);
         add(Variable::Name, without_suffix(names::base_name(&origin.source)));
-        Subject { key, origin, scopes, variables }
+        Subject { key, origin, scopes, variables, stated_directory: None }
     }
 
     /// Writes `path` with this action's own names replaced, in each way that makes sense for a sibling; and whether
@@ -121,8 +124,8 @@ impl Subject {
                         continue;
                     };
                     with(&[&[MARK, *variable as u8], rest].concat());
-                    // A header named like the source is everybody's, its object is not.
-                    return *variable == Variable::SourceStem && path != self.origin.source;
+                    // Its object is nobody else's; and who else needs a header named like the source says so itself.
+                    return false;
                 }
                 Variable::Name => {
                     let at = path.len() - names::base_name(path).len();
@@ -178,13 +181,14 @@ pub fn is_of_system(path: &[u8], driver: &[u8]) -> bool {
 fn scopes(origin: &Origin) -> [Scope; LEVELS] {
     let near = folder(&origin.source);
     let wider = [near, folder(near), folder(folder(near))];
-    // Nothing in common with what lies directly below the root.
     let scope = |level: usize, place: &[u8]| {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
         (level, &origin.driver, place).hash(&mut hasher);
         hasher.finish()
     };
-    [scope(0, &origin.cwd), scope(1, wider[0]), scope(2, wider[1]), scope(3, wider[2]), scope(4, b"")]
+    // To lie below the root is nothing in common.
+    let above = |level: usize| scope(level, if wider[level - 1].is_empty() { near } else { wider[level - 1] });
+    [scope(SAME_DIRECTORY, &origin.cwd), above(SAME_FOLDER), above(2), above(3), scope(SAME_DRIVER, b"")]
 }
 
 fn action_key(invocation: &Invocation) -> ActionKey {
@@ -270,7 +274,7 @@ pub mod tests {
             assert_eq!(got.is_empty(), expected.is_empty(), "{path}: {got:?}");
         }
         assert!(!a.templates(b"/s/b/../db/a.cc", |_| ()), "nobody else compiles it");
-        assert!(a.templates(b"/s/b/../db/a.h", |_| ()), "anybody may include it");
+        assert!(a.templates(b"/s/include/a.h", |_| ()), "anybody may include it");
     }
 
     #[test]
