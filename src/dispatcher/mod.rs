@@ -7,6 +7,7 @@
 mod batch;
 pub mod clients;
 pub mod files;
+mod folders;
 pub mod history;
 pub mod queue;
 mod ranks;
