@@ -10,8 +10,8 @@
 //! A folder whose lock nobody holds is left over from a crash and is removed by the next session.
 //!
 //! # Where
-//! In memory (`/dev/shm`) if there is room and programs may be mapped from it, else in TMPDIR, else in `/tmp`; where
-//! none has room the one with the most. Containers often have a `/dev/shm` of 64 MiB, read-only or none. A host where
+//! In memory (`/dev/shm`) if there is room and programs may be mapped from it, else in TMPDIR (`/tmp`); where neither has
+//! room the one with more. Containers often have a `/dev/shm` of 64 MiB, read-only or none. A host where
 //! no folder can be made at all compiles nothing; rank 0 is told, and no build fails.
 
 use anyhow::{Context, Result, bail};
@@ -124,13 +124,7 @@ impl Drop for Home {
 }
 
 fn bases() -> Vec<PathBuf> {
-    let mut bases = vec![PathBuf::from("/dev/shm")];
-    for base in [std::env::temp_dir(), PathBuf::from("/tmp")] {
-        if base.is_absolute() && !bases.contains(&base) {
-            bases.push(base);
-        }
-    }
-    bases
+    vec![PathBuf::from("/dev/shm"), std::env::temp_dir()]
 }
 
 /// The folders in the order in which they are to be tried; those that are not there or read-only are left out.
