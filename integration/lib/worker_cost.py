@@ -27,8 +27,10 @@ def run(folder, command, remote):
     """CPU seconds of the driver, wherever it ran."""
     env = dict(os.environ)
     if not remote:
+        # Without the switch the library, which is in this process, would put itself back.
         env.pop("LD_PRELOAD")
-    before = rank_cpu_s() if remote else None
+        env["MPICC_PROXY"] = "off"
+    before = rank_cpu_s()
     process = subprocess.Popen(
         command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -36,12 +38,10 @@ def run(folder, command, remote):
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"status {process.returncode}: {shlex.join(command)}")
-    if not remote:
-        return usage.ru_utime + usage.ru_stime
     after = rank_cpu_s()
-    if after[1] != before[1] + 1:
-        sys.exit(f"not on the rank: {shlex.join(command)}")
-    return after[0] - before[0]
+    if after[1] - before[1] != int(remote):
+        sys.exit(f"{'not ' if remote else ''}on the rank: {shlex.join(command)}")
+    return after[0] - before[0] if remote else usage.ru_utime + usage.ru_stime
 
 
 def main():
