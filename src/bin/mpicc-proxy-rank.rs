@@ -37,6 +37,6 @@ fn run(options: &RankOptions) -> Result<()> {
         )
     } else {
         let library = Installation::of_this_program()?.library().context("cannot find the preload library")?;
-        worker::run(link, worker::Options { slots: options.slots, library })
+        worker::run(link, worker::Options { slots: options.slots, store_bytes: options.store_bytes, library })
     }
 }
