@@ -18,8 +18,8 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionId, ActionResult, Also, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
-    ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionId, ActionResult, Also, Assignment, Exit, FromRank, Invocation, Record, RecordId, Stats, Stream,
+    ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use batch::Batch;
@@ -301,14 +301,7 @@ impl Dispatcher {
         let mut records = Vec::new();
         let mut contents = Vec::new();
         for id in &valid {
-            if self.ranks.needs_record(rank, self.tree.epoch(), *id)
-                && let Some(record) = self.tree.record(*id)
-            {
-                records.push((**record).clone());
-                if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
-                    contents.push(*id);
-                }
-            }
+            records.extend(self.new_record(rank, *id, &mut contents));
         }
         self.send_contents(rank, &contents)?;
         let epoch = self.tree.epoch();
@@ -392,24 +385,24 @@ impl Dispatcher {
         let (mut also, mut ahead) = (Also::default(), Vec::new());
         for path in carried {
             let id = self.tree.validate(path);
-            if self.ranks.needs_record(rank, epoch, id) {
-                let record = self.tree.record(id).map(|record| (**record).clone());
-                if record.as_ref().and_then(|record| record.digest).is_some_and(|it| self.ranks.needs_content(rank, it)) {
-                    ahead.push(id);
-                }
-                also.records.extend(record);
-            }
+            also.records.extend(self.new_record(rank, id, &mut ahead));
             also.valid.push(id);
         }
-        let mut record = None;
-        if self.ranks.needs_record(rank, epoch, id) {
-            record = self.tree.record(id).map(|record| Box::new((**record).clone()));
-            if record.as_ref().and_then(|record| record.digest).is_some_and(|it| self.ranks.needs_content(rank, it)) {
-                ahead.push(id);
-            }
-        }
+        let record = self.new_record(rank, id, &mut ahead).map(Box::new);
         self.send_contents(rank, &ahead)?;
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record, also })
+    }
+
+    /// A record for a rank that does not have it yet; `contents` gets it too if its host lacks the content.
+    fn new_record(&mut self, rank: Rank, id: RecordId, contents: &mut Vec<RecordId>) -> Option<Record> {
+        if !self.ranks.needs_record(rank, self.tree.epoch(), id) {
+            return None;
+        }
+        let record = (**self.tree.record(id)?).clone();
+        if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
+            contents.push(id);
+        }
+        Some(record)
     }
 
     /// Sends the contents of records, ahead of the records: small ones together, large ones in parts.
