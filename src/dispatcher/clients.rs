@@ -37,6 +37,7 @@ pub enum Token {
     /// A descriptor of the loop itself.
     Wake,
     Signal,
+    Doorbell,
 }
 
 /// All connections.

@@ -23,6 +23,13 @@ struct RankState {
     cpu_us: u64,
 }
 
+/// What ends a wait while the ranks assemble.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Signal,
+    Doorbell,
+}
+
 /// All worker ranks of the job.
 pub struct Ranks {
     ranks: BTreeMap<Rank, RankState>,
@@ -64,8 +71,9 @@ impl Ranks {
                 }
             }
             let mut interest = Interest::default();
-            interest.add(signals.as_raw_fd(), false, ());
-            if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+            interest.add(signals.as_raw_fd(), false, Woken::Signal);
+            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, CAP_BUSY)?;
+            if woken.iter().any(|woken| woken.token == Woken::Signal) {
                 return Ok(None);
             }
         }

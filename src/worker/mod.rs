@@ -9,9 +9,10 @@ mod task;
 
 use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::wire::{
-    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
+    self, ActionId, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
     Want,
 };
 use anyhow::{Context, Result, bail};
@@ -48,6 +49,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Signal,
+    Doorbell,
     Listener,
     Asker(u64),
     Output(ActionId, bool),
@@ -69,6 +71,8 @@ struct Worker {
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: BTreeMap<ToolchainId, Toolchain>,
+    /// Those that rank 0 put here.
+    environments: [Vec<Bytes>; ENVIRONMENTS_KEPT],
     verifier: Verifier,
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
@@ -99,6 +103,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains: BTreeMap::new(),
+        environments: Default::default(),
         verifier: Verifier::default(),
         tasks: BTreeMap::new(),
         next_task: 1,
@@ -139,8 +144,9 @@ fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
             };
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }
     }
@@ -171,7 +177,7 @@ impl Worker {
             for (action, task) in &self.tasks {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
-            let ready = interest.wait(backoff.step(cap))?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -277,7 +283,15 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, assignment: Assignment) -> Result<()> {
+    fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
+        let environment = assignment.environment;
+        let slot = self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
+        // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
+        if let Some(entries) = environment.entries {
+            *slot = entries;
+        }
+        assignment.invocation.environment.clone_from(slot);
+        let valid = assignment.valid.list().context("a malformed set of ids")?;
         let shared = self.enter(assignment.epoch)?;
         let mut epoch = shared.borrow_mut();
         for record in &assignment.records {
@@ -296,7 +310,7 @@ impl Worker {
             socket: self.questions.path(),
             library: &self.options.library,
             table_fd: epoch.memory.fd(),
-            valid: &assignment.valid,
+            valid: &valid,
         })?;
         self.tasks.insert(assignment.action, task);
         Ok(())
@@ -368,6 +382,8 @@ impl Worker {
     fn handle_ready(&mut self, token: Token) -> Result<()> {
         match token {
             Token::Signal => self.stopping = true,
+            // Messages are looked for in every turn.
+            Token::Doorbell => {}
             Token::Listener => self.questions.accept(),
             Token::Asker(asker) => {
                 if let Some(question) = self.questions.read(asker) {
@@ -440,7 +456,7 @@ impl Worker {
                 return self.refuse(action, "unreadable-output", format!("{error:#}"), true);
             }
         }
-        self.tell(&FromRank::Done { action, result, used })
+        self.tell(&FromRank::Done { action, result, used: Ids::of(used) })
     }
 
     fn send_chunks(&mut self, action: ActionId, stream: Stream, content: &mut task::Content) -> Result<()> {
