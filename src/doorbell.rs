@@ -279,10 +279,10 @@ fn boot() -> io::Result<Token> {
 fn own_addresses() -> Vec<Ipv4Addr> {
     use nix::net::if_::InterfaceFlags;
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let usable = |flags: InterfaceFlags| {
-        flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
-    };
-    let addresses = interfaces.filter(|one| usable(one.flags)).filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
+    let usable =
+        |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    let addresses =
+        interfaces.filter(|one| usable(one.flags)).filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
     addresses.take(ADDRESSES_MAX).collect()
 }
 

@@ -234,7 +234,14 @@ impl Link {
         let (mut message, mut status): (ffi::MPI_Message, ffi::MPI_Status) = unsafe { std::mem::zeroed() };
         // SAFETY: out-parameters of the right types.
         let code = unsafe {
-            ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, ffi::RSMPI_ANY_TAG, self.comm, &raw mut flag, &raw mut message, &raw mut status)
+            ffi::MPI_Improbe(
+                ffi::RSMPI_ANY_SOURCE,
+                ffi::RSMPI_ANY_TAG,
+                self.comm,
+                &raw mut flag,
+                &raw mut message,
+                &raw mut status,
+            )
         };
         check("probe", code)?;
         if flag == 0 {

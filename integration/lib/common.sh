@@ -158,6 +158,14 @@ nothing_left() {
 
 # --- ranks -----------------------------------------------------------------------------------------------------
 
+# Replaces the release build's client by a statically linked one: a client lives for one compile, and a fifth of what
+# the kernel does for it is the loader's mappings. Where libc has no static library, the dynamic one stays.
+build_static_client() {
+    cargo rustc --release --locked --bin mpicc-proxy-client --no-default-features -- \
+        -C target-feature=+crt-static -C relocation-model=static ||
+        echo "${0##*/}: no static client: the dynamic one is used" >&2
+}
+
 # Our programs must exist before anything is concluded from them.
 need_programs() {
     local name

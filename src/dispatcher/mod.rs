@@ -20,8 +20,8 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionFigures, ActionId, ActionResult, Assignment, ClientCpu, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
-    ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionFigures, ActionId, ActionResult, Assignment, ClientCpu, Exit, FromRank, Invocation, RecordId, Stats,
+    Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -231,7 +231,10 @@ impl Dispatcher {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
-                self.actions.insert(action, Action { client, invocation, toolchain: 0, epoch: 0, streamed: false, sent_bytes: 0 });
+                self.actions.insert(
+                    action,
+                    Action { client, invocation, toolchain: 0, epoch: 0, streamed: false, sent_bytes: 0 },
+                );
                 self.clients.set_action(client, Some(action));
                 match lookup {
                     Lookup::Pending => {}

@@ -12,8 +12,8 @@ use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::ids::Ids;
 use crate::link::Link;
 use crate::wire::{
-    self, ActionId, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
-    Want,
+    self, ActionId, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
+    ToRank, Toolchain, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use memory::TableMemory;
@@ -285,7 +285,8 @@ impl Worker {
 
     fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
         let environment = assignment.environment;
-        let slot = self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
+        let slot =
+            self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
         // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
         if let Some(entries) = environment.entries {
             *slot = entries;
