@@ -93,6 +93,11 @@ impl Trust {
         self.0 = (self.0 - Self::LOST).max(-Self::MOST);
     }
 
+    /// The ring was not lost, only late: a loaded host stops a rank between the two.
+    fn came_late(&mut self) {
+        self.0 = (self.0 + Self::LOST).min(Self::MOST);
+    }
+
     fn holds(self) -> bool {
         self.0 > 0
     }
@@ -112,6 +117,8 @@ struct Peer {
     taken: u64,
     announced: u64,
     announced_at: Option<Instant>,
+    /// The message that came without a ring, by its number.
+    unannounced: Option<u64>,
     trust: Trust,
 }
 
@@ -211,6 +218,10 @@ impl Doorbell {
             let Some(peer) = self.peers.get_mut(rank as usize) else { continue };
             peer.proven.get_or_insert(from);
             peer.trust.rang();
+            // A later ring, for a later message, says nothing about the one that is missing.
+            if peer.unannounced.take().is_some_and(|number| number <= sent && sent <= peer.taken) {
+                peer.trust.came_late();
+            }
             if sent > peer.announced {
                 peer.announced = sent;
                 peer.announced_at = Some(Instant::now());
@@ -228,6 +239,7 @@ impl Doorbell {
         let Some(peer) = self.peers.get_mut(peer as usize) else { return };
         peer.taken += 1;
         if std::mem::take(&mut self.undisturbed) && peer.announced < peer.taken {
+            peer.unannounced = Some(peer.taken);
             peer.trust.came_unannounced();
         }
     }
@@ -383,6 +395,31 @@ mod tests {
         b.waited(false, long);
         b.took(0);
         assert!(b.is_trusted());
+    }
+
+    #[test]
+    fn a_late_ring_is_not_a_lost_one() {
+        let (mut a, mut b) = pair();
+        let mut exchange = |ring_comes: &str| {
+            a.sent(1);
+            b.waited(true, Duration::from_millis(50));
+            b.took(0);
+            match ring_comes {
+                "late" => {
+                    a.ring();
+                    assert!(is_rung(&b));
+                    b.listen();
+                }
+                _ => a.peers[1].to_ring = false,
+            }
+            b.peers[0].trust
+        };
+        for _ in 0..20 {
+            exchange("late");
+        }
+        assert_eq!(exchange("late"), Trust(Trust::MOST));
+        assert_eq!(exchange("never"), Trust(Trust::MOST - Trust::LOST));
+        assert!(!exchange("never").holds());
     }
 
     #[test]

@@ -158,8 +158,8 @@ nothing_left() {
 
 # --- ranks -----------------------------------------------------------------------------------------------------
 
-# Replaces the release build's client by a statically linked one: a client lives for one compile, and a fifth of what
-# the kernel does for it is the loader's mappings. Where libc has no static library, the dynamic one stays.
+# Replaces the release build's client by a statically linked one. A client lives for one compile, and half of its CPU
+# time before main() goes to the loader. Where libc has no static library, the dynamic one stays.
 build_static_client() {
     cargo rustc --release --locked --bin mpicc-proxy-client --no-default-features -- \
         -C target-feature=+crt-static -C relocation-model=static ||
