@@ -4,10 +4,12 @@
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
 
+mod batch;
 pub mod clients;
 mod environments;
 mod figures;
 pub mod files;
+mod folders;
 pub mod history;
 mod meter;
 pub mod queue;
@@ -24,6 +26,7 @@ use crate::wire::{
     Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
+use batch::Batch;
 use clients::{ClientId, Clients, Token};
 use environments::Environments;
 use figures::Figures;
@@ -304,13 +307,14 @@ impl Dispatcher {
     }
 
     fn tell(&mut self, rank: Rank, head: &ToRank) -> Result<()> {
-        self.post(rank, head, &[])
+        let before = self.meter.enter(Part::Codec);
+        let message = wire::message(head, &[])?;
+        self.meter.enter(before);
+        self.hand_over(rank, message)
     }
 
-    fn post(&mut self, rank: Rank, head: &ToRank, payload: &[u8]) -> Result<()> {
-        let before = self.meter.enter(Part::Codec);
-        let message = wire::message(head, payload)?;
-        self.meter.enter(Part::Mpi);
+    fn hand_over(&mut self, rank: Rank, message: Vec<u8>) -> Result<()> {
+        let before = self.meter.enter(Part::Mpi);
         self.link.send(rank, message)?;
         self.meter.enter(before);
         Ok(())
@@ -328,12 +332,18 @@ impl Dispatcher {
         let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
         self.meter.enter(Part::Rest);
         let mut records = Vec::new();
+        let mut contents = Vec::new();
         for id in &valid {
-            if self.ranks.needs_record(rank, self.tree.epoch(), *id) {
-                records.extend(self.tree.record(*id).map(|record| (**record).clone()));
-                self.push_content(rank, *id)?;
+            if self.ranks.needs_record(rank, self.tree.epoch(), *id)
+                && let Some(record) = self.tree.record(*id)
+            {
+                records.push((**record).clone());
+                if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
+                    contents.push(*id);
+                }
             }
         }
+        self.send_contents(rank, &contents)?;
         let epoch = self.tree.epoch();
         let assignment =
             Assignment { action, epoch, toolchain, invocation: bare, environment, records, valid: Ids::of(valid) };
@@ -388,13 +398,14 @@ impl Dispatcher {
                 self.charge(action, sent_before);
                 Ok(())
             }
-            FromRank::AskBlob { record, epoch } => {
+            FromRank::AskBlob { record, epoch, digest } => {
                 if epoch == self.tree.epoch() {
-                    self.send_content(rank, record)
+                    self.send_contents(rank, &[record])
                 } else {
-                    Ok(())
+                    self.tell(rank, &ToRank::BlobGone { digest })
                 }
             }
+            FromRank::Room { enough } => self.step(Event::RankRoom { rank, enough }),
             FromRank::Chunk { action, stream } => {
                 if self.queue.rank_of(action) == Some(rank) {
                     self.forward(action, stream, payload);
@@ -436,34 +447,31 @@ impl Dispatcher {
         let mut record = None;
         if self.ranks.needs_record(rank, epoch, id) {
             record = self.tree.record(id).map(|record| Box::new((**record).clone()));
-            self.push_content(rank, id)?;
+            if record.as_ref().and_then(|record| record.digest).is_some_and(|it| self.ranks.needs_content(rank, it)) {
+                self.send_contents(rank, &[id])?;
+            }
         }
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record })
     }
 
-    /// Sends the content of a record ahead of the record, unless the rank's host has it already.
-    fn push_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
-        let digest = self.tree.record(id).and_then(|record| record.digest);
-        match digest {
-            Some(digest) if self.ranks.needs_content(rank, digest) => self.send_content(rank, id),
-            _ => Ok(()),
-        }
-    }
-
-    fn send_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
-        let Some(digest) = self.tree.record(id).and_then(|record| record.digest) else { return Ok(()) };
-        let Ok(content) = self.tree.content(id) else {
-            return self.tell(rank, &ToRank::BlobGone { digest });
-        };
-        let mut at = 0;
-        loop {
-            let end = (at + wire::PAYLOAD_BYTES_MAX).min(content.len());
-            self.post(rank, &ToRank::Blob { digest, at: at as u64 }, &content[at..end])?;
-            at = end;
-            if at == content.len() {
-                return Ok(());
+    /// Sends the contents of records, ahead of the records: small ones together, large ones in parts.
+    fn send_contents(&mut self, rank: Rank, ids: &[RecordId]) -> Result<()> {
+        let mut batch = Batch::default();
+        for id in ids {
+            let Some(digest) = self.tree.record(*id).and_then(|record| record.digest) else { continue };
+            match self.tree.content(*id) {
+                Ok(content) => {
+                    for message in batch.add(digest, &content)? {
+                        self.hand_over(rank, message)?;
+                    }
+                }
+                Err(_) => self.tell(rank, &ToRank::BlobGone { digest })?,
             }
         }
+        for message in batch.finish()? {
+            self.hand_over(rank, message)?;
+        }
+        Ok(())
     }
 
     fn forward(&mut self, action: ActionId, stream: Stream, payload: &[u8]) {
