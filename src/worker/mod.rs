@@ -11,11 +11,12 @@ mod task;
 
 use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Also, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain,
-    ToolchainId, Want,
+    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
+    ToRank, Toolchain, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -58,6 +59,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Signal,
+    Doorbell,
     Listener,
     Asker(u64),
     Output(ActionId, bool),
@@ -80,6 +82,8 @@ struct Worker {
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: BTreeMap<ToolchainId, Toolchain>,
+    /// Those that rank 0 put here.
+    environments: [Vec<Bytes>; ENVIRONMENTS_KEPT],
     verifier: Verifier,
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
@@ -115,6 +119,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains: BTreeMap::new(),
+        environments: Default::default(),
         verifier: Verifier::default(),
         tasks: BTreeMap::new(),
         next_task: 1,
@@ -167,8 +172,9 @@ fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
             link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_IDLE))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             break;
         }
     }
@@ -210,8 +216,9 @@ fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
             };
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }
     }
@@ -247,7 +254,7 @@ impl Worker {
             for (action, task) in &self.tasks {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
-            let ready = interest.wait(backoff.step(cap))?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -405,7 +412,16 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, assignment: Assignment) -> Result<()> {
+    fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
+        let environment = assignment.environment;
+        let slot =
+            self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
+        // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
+        if let Some(entries) = environment.entries {
+            *slot = entries;
+        }
+        assignment.invocation.environment.clone_from(slot);
+        let valid = assignment.valid.list().context("a malformed set of ids")?;
         let shared = self.enter(assignment.epoch)?;
         let mut epoch = shared.borrow_mut();
         for record in &assignment.records {
@@ -417,7 +433,7 @@ impl Worker {
             return Err(io::Error::from(nix::errno::Errno::ENOSPC).into());
         }
         // Others on this host may evict what nobody uses.
-        for digest in assignment.valid.iter().filter_map(|id| epoch.digests.get(id)) {
+        for digest in valid.iter().filter_map(|id| epoch.digests.get(id)) {
             self.store.has(digest);
         }
         let number = self.next_task;
@@ -433,7 +449,7 @@ impl Worker {
             socket: self.questions.path(),
             library: &self.options.library,
             table_fd: epoch.memory.fd(),
-            valid: &assignment.valid,
+            valid: &valid,
             free_bytes,
         })?;
         self.tasks.insert(assignment.action, task);
@@ -509,6 +525,8 @@ impl Worker {
     fn handle_ready(&mut self, token: Token) -> Result<()> {
         match token {
             Token::Signal => self.stopping = true,
+            // Messages are looked for in every turn.
+            Token::Doorbell => {}
             Token::Listener => self.questions.accept(),
             Token::Asker(asker) => {
                 if let Some(question) = self.questions.read(asker) {
@@ -584,7 +602,7 @@ impl Worker {
                 return self.refuse(action, "unreadable-output", format!("{error:#}"), true);
             }
         }
-        self.tell(&FromRank::Done { action, result, used })
+        self.tell(&FromRank::Done { action, result, used: Ids::of(used) })
     }
 
     fn send_chunks(&mut self, action: ActionId, stream: Stream, content: &mut task::Content) -> Result<()> {
