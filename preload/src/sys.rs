@@ -241,6 +241,17 @@ pub unsafe fn mkdir(path: *const c_char, mode: u32) -> Result<(), Errno> {
     check(result).map(drop)
 }
 
+/// symlinkat(2), the real one.
+///
+/// # Safety
+/// Both are NUL-terminated.
+pub unsafe fn symlink(target: *const c_char, path: *const c_char) -> Result<(), Errno> {
+    // SAFETY: symlinkat reads the two strings.
+    let result =
+        unsafe { call(libc::SYS_symlinkat, target as usize, libc::AT_FDCWD as usize, path as usize, 0, 0, 0) };
+    check(result).map(drop)
+}
+
 /// A connected `SOCK_SEQPACKET` Unix socket, close-on-exec, with a number of at least `lowest`.
 pub fn connect_seqpacket(path: &[u8], lowest: c_int) -> Option<c_int> {
     // SAFETY: all-zero bytes are a valid address.

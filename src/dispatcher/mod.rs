@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod files;
 pub mod history;
+pub mod listing;
 pub mod queue;
 mod ranks;
 mod toolchains;
@@ -356,12 +357,8 @@ impl Dispatcher {
 
     fn answer(&mut self, rank: Rank, action: ActionId, path: &[u8], want: Want) -> Result<()> {
         self.stats.misses += 1;
-        if want == Want::Listing {
-            let names = files::list(path).unwrap_or_default();
-            return self.tell(rank, &ToRank::Listing { action, path: path.to_vec(), names });
-        }
         let path_id = self.tree.path_id(path);
-        if want == Want::Content {
+        if want != Want::Record {
             self.tree.mark_opened(path_id);
         }
         self.tree.reserve(1);
