@@ -950,7 +950,6 @@ CHANGES = Theme("changes", "The next compile sees what the commands before it di
     """, {"q.c": "#include <n.h>\n", "folder/d/n.h": "int n;"}),
 ])
 
-# clang asks more of the virtual tree than gcc, so most of this is expected to end locally.
 CLANG = Theme("clang", "The other compiler.", [
     Case("compiles", """
         clang -c x.c -g -MD
@@ -1172,6 +1171,18 @@ MOUNTS = Theme("mounts", "The dispatcher serves its own view of the files, which
     """, EITHER_HEADER),
 ], user="root")
 
+ENTRY_POINTS = Theme("entry points", "A stand-in for a compiler makes each libc call on files, links and folders.", [
+    Case(group, f"$ENTRY_POINTS -c x.c -DCALL={group}", {
+        "old.o": "old\n", "old2.o": "older\n", "sub/k": "k\n", **{f"many/f{i}": "" for i in range(300)},
+    }, prepare="""
+        ln -s sub link
+        ln -s nowhere dangling
+        ln -s loop loop
+        mkdir empty
+    """)
+    for group in ["opens", "writes", "stats", "names", "folders", "changes", "attributes", "temporaries"]
+])
+
 # Run and reported, but neither passed nor failed.
 KNOWN_DIFFERENCES = Theme("known differences", "What differs, is known to, and stays for now.", [
     Case("so few descriptors that the loader fails", """
@@ -1194,7 +1205,7 @@ ALL = [
     for theme in [
         NAMES, SOURCES, DEPENDENCIES, ASSEMBLER, INCLUDES, TIME, WORKING_DIRECTORY, RESPONSE_FILES, OUTPUTS, OPTIONS,
         DIAGNOSTICS, ENVIRONMENT, PROGRAMS, LIMITS, CALLERS, CHANGES, CLANG, PERMISSIONS, PRIVILEGES, MOUNTS,
-        KNOWN_DIFFERENCES,
+        ENTRY_POINTS, KNOWN_DIFFERENCES,
     ]
     for case in theme.cases
 ]

@@ -119,6 +119,19 @@ pub unsafe fn mode(path: *const c_char) -> Result<u32, Errno> {
     check(result).map(|_| stat.st_mode)
 }
 
+/// The inode of a name; symbolic links are not followed.
+///
+/// # Safety
+/// `path` is NUL-terminated.
+pub unsafe fn inode(path: *const c_char) -> Option<u64> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    let (at, flags) = (libc::AT_FDCWD as usize, libc::AT_SYMLINK_NOFOLLOW as usize);
+    // SAFETY: the kernel reads the path and fills the struct.
+    let result = unsafe { call(libc::SYS_newfstatat, at, path as usize, &raw mut stat as usize, flags, 0, 0) };
+    check(result).ok().map(|_| stat.st_ino)
+}
+
 /// readlink(2): bytes written to `out`, which is not NUL-terminated.
 ///
 /// # Safety

@@ -82,26 +82,40 @@ fn folder_of_fd(fd: c_int) -> Result<&'static [u8], Errno> {
 /// Symbolic links followed before a path counts as a loop, as in the kernel.
 const LINKS_MAX: u32 = 40;
 
-/// Replaces the symbolic links that this compile made by where they lead; with `last` also one at the end.
+/// Replaces the symbolic links that this compile made by where they lead, with `last` also one at the end, and takes out
+/// the way into a directory it made and back by `..`: the head knows neither.
 fn without_links(mut key: Key, last: bool) -> Result<Key, Errno> {
     let page = view::page();
-    if page.links_made.load(Ordering::Acquire) == 0 {
+    if page.ways_made.load(Ordering::Acquire) == 0 {
         return Ok(key);
     }
     for _ in 0..LINKS_MAX {
         let bytes = key.bytes();
         let follow_last = last || key.directory;
-        let ends = (1..=bytes.len()).filter(|end| {
-            if *end == bytes.len() { follow_last } else { bytes[*end] == b'/' }
+        let ends =
+            (1..=bytes.len()).filter(|end| if *end == bytes.len() { follow_last } else { bytes[*end] == b'/' });
+        let is_back = |rest: &[u8]| rest == b"/.." || rest.starts_with(b"/../");
+        let mut turns = ends.filter_map(|end| {
+            let written = page.find_write(&bytes[..end])?;
+            let turns = match written.state() {
+                WriteState::Link => true,
+                WriteState::Directory => is_back(&bytes[end..]),
+                _ => false,
+            };
+            turns.then_some((end, written))
         });
-        let found = ends.filter_map(|end| Some((end, page.find_write(&bytes[..end])?)));
-        let mut links = found.filter(|(_, written)| written.state() == WriteState::Link);
-        let Some((end, link)) = links.next() else { return Ok(key) };
+        let Some((end, written)) = turns.next() else { return Ok(key) };
         let mut target = PathText::new();
-        let scratch = scratch_of(link)?;
-        // SAFETY: a NUL-terminated path of ours.
-        target.fill(|room| unsafe { sys::readlink(scratch.as_ptr(), room) })?;
-        target.push(&bytes[end..]).ok_or(libc::ENAMETOOLONG)?;
+        let rest = if written.state() == WriteState::Link {
+            let scratch = scratch_of(written)?;
+            // SAFETY: a NUL-terminated path of ours.
+            target.fill(|room| unsafe { sys::readlink(scratch.as_ptr(), room) })?;
+            &bytes[end..]
+        } else {
+            target.push(b".").ok_or(libc::ENAMETOOLONG)?;
+            &bytes[end + b"/..".len()..]
+        };
+        target.push(rest).ok_or(libc::ENAMETOOLONG)?;
         let next = path::absolute(path::parent(&bytes[..end]), target.bytes()).ok_or(libc::ENAMETOOLONG)?;
         key = Key { path: next.path, directory: next.directory || key.directory };
     }
@@ -205,15 +219,13 @@ fn revive(written: &'static WriteEntry, flags: c_int) -> Result<Option<Target>, 
 
 fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
     let entry = known.entry;
+    refuse_link(key, entry, flags)?;
     if entry.stat_errno != 0 {
         return Err(entry.stat_errno);
     }
     let kind = entry.stat.mode & libc::S_IFMT;
     if kind != libc::S_IFDIR && (key.directory || flags & libc::O_DIRECTORY != 0) {
         return Err(libc::ENOTDIR);
-    }
-    if flags & libc::O_NOFOLLOW != 0 && is_link(entry) {
-        return Err(libc::ELOOP);
     }
     let only_name = flags & libc::O_PATH != 0;
     if entry.access & ACCESS_READ == 0 && !only_name {
@@ -234,15 +246,26 @@ fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, 
     Ok(Some(Target { path, flags, stands: Stands::Head(known.index) }))
 }
 
+/// Is a link at the end of the path an error?
+fn refuse_link(key: &Key, entry: &Entry, flags: c_int) -> Result<(), Errno> {
+    let refused = flags & libc::O_NOFOLLOW != 0 && !key.directory && is_link(entry);
+    match refused {
+        true if flags & libc::O_DIRECTORY != 0 => Err(libc::ENOTDIR),
+        true => Err(libc::ELOOP),
+        false => Ok(()),
+    }
+}
+
 fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
     let entry = known.entry;
+    if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 && entry.lstat_errno == 0 {
+        return Err(libc::EEXIST);
+    }
+    refuse_link(key, entry, flags)?;
     match entry.stat_errno {
         0 => {
             let kind = entry.stat.mode & libc::S_IFMT;
             let creates = flags & libc::O_CREAT != 0;
-            if creates && flags & libc::O_EXCL != 0 {
-                return Err(libc::EEXIST);
-            }
             if kind == libc::S_IFDIR || (key.directory && creates) {
                 return Err(libc::EISDIR);
             }

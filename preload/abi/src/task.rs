@@ -194,8 +194,8 @@ pub struct Page {
     /// Paths that may be executed: the verified programs of the toolchain.
     pub programs: [Span; PROGRAMS_MAX],
     pub writes_used: AtomicU32,
-    /// Symbolic links made here; while there are none, no key needs to be searched for them.
-    pub links_made: AtomicU32,
+    /// Symbolic links and directories made here; while there are none, no key needs to be searched for them.
+    pub ways_made: AtomicU32,
     pub scratch_used: AtomicU32,
     pub arena_used: AtomicU32,
     /// One bit an entry of the table: validated by the head for this task.

@@ -244,7 +244,7 @@ pub unsafe fn rmdir(real: real::rmdir, path: *const c_char) -> c_int {
     unsafe { remove_folder(AT_FDCWD, path, || real(path)) }
 }
 
-/// Makes a name that must not be there yet; `make` makes the scratch item. `Ok(false)`: on this host itself.
+/// Makes a directory or a link whose name must not be there yet; `make` makes the scratch item. `Ok(false)`: on this host itself.
 fn make_new(
     key: &path::Key,
     state: WriteState,
@@ -265,6 +265,7 @@ fn make_new(
             make(&vfs::scratch_of(vfs::add_write(key.bytes(), state, 0)?)?)?;
         }
     }
+    view::page().ways_made.fetch_add(1, Ordering::AcqRel);
     Ok(true)
 }
 
@@ -319,11 +320,7 @@ pub unsafe fn mkdtemp(real: real::mkdtemp, template: *mut c_char) -> *mut c_char
 unsafe fn link_at(target: *const c_char, dir: c_int, path: *const c_char, own: impl FnOnce() -> c_int) -> c_int {
     let make = |key: path::Key| {
         // SAFETY: NUL-terminated paths: the caller's and ours.
-        let made = make_new(&key, WriteState::Link, |scratch| unsafe { sys::symlink(target, scratch.as_ptr()) })?;
-        if made {
-            view::page().links_made.fetch_add(1, Ordering::AcqRel);
-        }
-        Ok(made)
+        make_new(&key, WriteState::Link, |scratch| unsafe { sys::symlink(target, scratch.as_ptr()) })
     };
     // SAFETY: promised by the caller.
     match unsafe { vfs::key(dir, path) }.and_then(make) {

@@ -16,7 +16,7 @@ use libc::{AT_FDCWD, DIR, dirent64};
 use mpicc_proxy_abi::listing::{self, Name, RECORD_BYTES_MAX};
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_READ, Entry};
-use mpicc_proxy_abi::task::WriteState;
+use mpicc_proxy_abi::task::{WriteEntry, WriteState};
 
 /// What a stream of ours begins with; no descriptor looks like it.
 const MAGIC: u64 = u64::from_ne_bytes(*b"\xffmpiccDS");
@@ -76,8 +76,8 @@ impl Drop for Mapped {
     }
 }
 
-/// What this compile made or deleted in a folder: the name, and its type if it exists.
-fn changes(folder: &[u8]) -> impl Iterator<Item = (&'static [u8], Option<u8>, u32)> {
+/// What this compile made or deleted in a folder: the name, and the type if it exists.
+fn changes(folder: &[u8]) -> impl Iterator<Item = (&'static [u8], Option<u8>, &'static WriteEntry)> {
     let page = view::page();
     page.write_entries().iter().filter_map(move |written| {
         let kind = match written.state() {
@@ -88,9 +88,14 @@ fn changes(folder: &[u8]) -> impl Iterator<Item = (&'static [u8], Option<u8>, u3
             WriteState::Gone | WriteState::Reserved => return None,
         };
         let key = page.bytes(written.key());
-        let number = written.scratch.load(core::sync::atomic::Ordering::Acquire);
-        (path::parent(key) == folder && key.len() > 1).then(|| (path::file_name(key), kind, number))
+        (path::parent(key) == folder && key.len() > 1).then(|| (path::file_name(key), kind, written))
     })
+}
+
+/// The inode that stat(2) shows for it, too.
+fn inode_of(written: &WriteEntry) -> u64 {
+    // SAFETY: a NUL-terminated path of ours.
+    vfs::scratch_of(written).ok().and_then(|scratch| unsafe { sys::inode(scratch.as_ptr()) }).unwrap_or(1)
 }
 
 /// Is nothing left in a folder of the head's (or one made here)?
@@ -130,19 +135,19 @@ fn make(fd: c_int, folder: &[u8], entry: Option<&Entry>) -> Result<*mut DIR, Err
     for Name { inode, kind, name } in listing::names(head) {
         match changes(folder).find(|(changed, ..)| *changed == name) {
             None => append(inode, kind, name),
-            Some((_, Some(now), _)) => append(inode, now, name),
+            Some((_, Some(now), written)) => append(inode_of(written), now, name),
             Some((_, None, _)) => {}
         }
     }
     if entry.is_none() {
-        append(1, libc::DT_DIR, b".");
+        append(view::page().find_write(folder).map_or(1, inode_of), libc::DT_DIR, b".");
         append(1, libc::DT_DIR, b"..");
     }
-    for (name, kind, number) in changes(folder) {
+    for (name, kind, written) in changes(folder) {
         if let Some(kind) = kind
             && !listing::names(head).any(|one| one.name == name)
         {
-            append(u64::from(number) + 2, kind, name);
+            append(inode_of(written), kind, name);
         }
     }
     // SAFETY: fresh memory of ours.

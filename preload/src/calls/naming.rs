@@ -59,6 +59,11 @@ unsafe fn link_at(
             };
         }
         Ok(Place::Written(written)) => Err(if written.state().exists() { libc::EINVAL } else { libc::ENOENT }),
+        Ok(Place::Head(Known { entry, .. })) if key.directory => Err(match entry.stat_errno {
+            0 if entry.stat.mode & libc::S_IFMT == libc::S_IFDIR => libc::EINVAL,
+            0 => libc::ENOTDIR,
+            errno => errno,
+        }),
         Ok(Place::Head(Known { entry, .. })) if entry.lstat_errno != 0 => Err(entry.lstat_errno),
         Ok(Place::Head(Known { entry, .. })) if !vfs::is_link(entry) => Err(libc::EINVAL),
         Ok(Place::Head(Known { entry, .. })) => Ok(view::text(entry.link)),
