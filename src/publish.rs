@@ -201,7 +201,8 @@ mod tests {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((mode(&path), metadata.mtime(), metadata.mtime_nsec()), (0o751, 2_000, 7));
 
-        let link = Output { kind: OutputKind::Link { target: b"x.o".to_vec() }, ..file(&dir.path().join("l"), 0, false) };
+        let link =
+            Output { kind: OutputKind::Link { target: b"x.o".to_vec() }, ..file(&dir.path().join("l"), 0, false) };
         publish_one(link.clone());
         publish_one(link);
         assert_eq!(fs::read_link(dir.path().join("l")).unwrap(), Path::new("x.o"));

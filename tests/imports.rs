@@ -41,7 +41,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("bindtextdomain", "a language with a catalogue stays local (cause `locale`)"),
     ("tzset", "what TZ names is part of the toolchain's identity"),
     ("setpwent", "reads nothing before getpwent, which is in the table"),
-    ("posix_spawn_file_actions_addopen", "of /dev/null and of temporary files for the output of programs: see before_exec"),
+    (
+        "posix_spawn_file_actions_addopen",
+        "of /dev/null and of temporary files for the output of programs: see before_exec",
+    ),
     ("getaddrinfo", "a host's name; connect, which is in the table, would follow"),
     ("gethostbyname", "as getaddrinfo"),
 ];
@@ -57,9 +60,12 @@ fn objects() -> BTreeSet<PathBuf> {
     let mut programs: Vec<PathBuf> = Vec::new();
     for driver in ["gcc", "g++", "gfortran", "clang-14", "clang-19"] {
         let path = Path::new("/usr/bin").join(driver);
-        programs.push(fs::canonicalize(&path).unwrap_or_else(|_| panic!("{driver} is missing: integration/check installs it")));
+        programs.push(
+            fs::canonicalize(&path).unwrap_or_else(|_| panic!("{driver} is missing: integration/check installs it")),
+        );
     }
-    for (driver, name) in [("gcc", "cc1"), ("g++", "cc1plus"), ("gfortran", "f951"), ("gcc", "as"), ("gcc", "objcopy")] {
+    for (driver, name) in [("gcc", "cc1"), ("g++", "cc1plus"), ("gfortran", "f951"), ("gcc", "as"), ("gcc", "objcopy")]
+    {
         let named = stdout(Command::new(driver).arg(format!("-print-prog-name={name}")));
         let named = Path::new(named.trim());
         programs.push(fs::canonicalize(Path::new("/usr/bin").join(named)).unwrap());
@@ -98,8 +104,10 @@ fn no_import_of_the_compilers_is_missing_from_the_table() {
         assert!(importers.contains_key(known), "nobody imports {known}? The audit sees nothing");
     }
     let elsewhere: BTreeSet<&str> = ELSEWHERE.iter().map(|(name, _)| *name).collect();
-    let missing: Vec<_> =
-        importers.iter().filter(|(name, _)| !table.contains(name.as_str()) && !elsewhere.contains(name.as_str())).collect();
+    let missing: Vec<_> = importers
+        .iter()
+        .filter(|(name, _)| !table.contains(name.as_str()) && !elsewhere.contains(name.as_str()))
+        .collect();
     assert!(missing.is_empty(), "neither in preload/src/table.rs nor explained: {missing:#?}");
     let needless: Vec<_> =
         elsewhere.iter().filter(|name| table.contains(**name) || !importers.contains_key(**name)).collect();

@@ -16,7 +16,8 @@ CHILD = re.compile(rb"^(\d+) .*(?:clone3?|v?fork)\b.*= (\d+)$")
 BEHIND_HOOKS = [
     rb"/etc/ld\.so\.(preload|cache)$",
     rb"/(usr/)?lib(64)?/.*\.so[.0-9]*$",
-    rb"(/usr)?/lib/.*/(glibc-hwcaps|tls|haswell|avx512_1|x86_64|x86-64-v\d|\.\.)(/[^/]*)*$",
+    rb"(/usr)?/lib/.*/(glibc-hwcaps/x86-64-v\d|((tls|haswell|avx512_1|x86_64)/?)+)$",
+    rb"(/usr)?/lib/.*/\.\./lib$",
     rb"/usr/lib/locale/",
     rb"/usr/share/locale/locale\.alias$",
     rb"/etc/localtime$",

@@ -260,8 +260,7 @@ pub unsafe fn mkdir(path: *const c_char, mode: u32) -> Result<(), Errno> {
 /// Both are NUL-terminated.
 pub unsafe fn symlink(target: *const c_char, path: *const c_char) -> Result<(), Errno> {
     // SAFETY: symlinkat reads the two strings.
-    let result =
-        unsafe { call(libc::SYS_symlinkat, target as usize, libc::AT_FDCWD as usize, path as usize, 0, 0, 0) };
+    let result = unsafe { call(libc::SYS_symlinkat, target as usize, libc::AT_FDCWD as usize, path as usize, 0, 0, 0) };
     check(result).map(drop)
 }
 

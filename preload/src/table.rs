@@ -6,7 +6,8 @@ use crate::exec;
 use crate::hook::hooks;
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use libc::{
-    DIR, FILE, dev_t, dirent64, gid_t, mode_t, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, size_t, ssize_t, uid_t,
+    DIR, FILE, dev_t, dirent64, gid_t, mode_t, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, size_t, ssize_t,
+    uid_t,
 };
 
 /// A NULL-terminated array of C strings, as exec takes it.

@@ -92,8 +92,7 @@ fn without_links(mut key: Key, last: bool) -> Result<Key, Errno> {
     for _ in 0..LINKS_MAX {
         let bytes = key.bytes();
         let follow_last = last || key.directory;
-        let ends =
-            (1..=bytes.len()).filter(|end| if *end == bytes.len() { follow_last } else { bytes[*end] == b'/' });
+        let ends = (1..=bytes.len()).filter(|end| if *end == bytes.len() { follow_last } else { bytes[*end] == b'/' });
         let is_back = |rest: &[u8]| rest == b"/.." || rest.starts_with(b"/../");
         let mut turns = ends.filter_map(|end| {
             let written = page.find_write(&bytes[..end])?;
@@ -170,7 +169,8 @@ pub fn target(key: Key, flags: c_int) -> Result<Option<Target>, Errno> {
             WriteState::Live if written.flags.load(Ordering::Acquire) & WRITE_FIFO != 0 => {
                 Err(unsupported(b"a FIFO that is opened twice"))
             }
-            WriteState::Live if key.directory => Err(if writing { libc::EISDIR } else { libc::ENOTDIR }),
+            WriteState::Live if key.directory && flags & libc::O_CREAT != 0 => Err(libc::EISDIR),
+            WriteState::Live if key.directory => Err(libc::ENOTDIR),
             WriteState::Live if flags & libc::O_DIRECTORY != 0 => Err(libc::ENOTDIR),
             WriteState::Live => scratch_target(written, flags),
             WriteState::Link => Err(libc::ELOOP),

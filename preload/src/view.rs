@@ -22,7 +22,7 @@ static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
 const KERNEL_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
 
-/// Files of the kernel's that are the same everywhere, or about this very process.
+/// Files of the kernel's that are the same everywhere (the first four), or about this very process.
 const OWN_FILES: [&[u8]; 6] =
     [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", b"/proc/self/exe", b"/proc/self/fd"];
 
@@ -68,6 +68,11 @@ pub fn is_own(key: &[u8]) -> bool {
     path::is_below(key, page.bytes(page.scratch))
         || path::is_below(key, page.bytes(page.store))
         || OWN_FILES.contains(&key)
+}
+
+/// Is this a file of the kernel's that is the same on every host?
+pub fn is_everywhere(key: &[u8]) -> bool {
+    OWN_FILES[..4].contains(&key)
 }
 
 /// Is this path the kernel's, on whichever host it is asked for?

@@ -19,7 +19,8 @@ pub fn of(path: &Path) -> io::Result<Vec<u8>> {
         let start = packed.len();
         packed.resize(start + record_bytes(name).min(RECORD_BYTES_MAX), 0);
         let end = packed.len();
-        write(&mut packed[start..], entry.ino(), kind(entry.file_type()), name, end).ok_or(io::ErrorKind::InvalidData)?;
+        write(&mut packed[start..], entry.ino(), kind(entry.file_type()), name, end)
+            .ok_or(io::ErrorKind::InvalidData)?;
     }
     Ok(packed)
 }

@@ -16,9 +16,7 @@ use core::sync::atomic::Ordering;
 use libc::{AT_FDCWD, mode_t};
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, Entry};
-use mpicc_proxy_abi::task::{
-    WRITE_FIFO, WRITE_HIDES, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteEntry, WriteState,
-};
+use mpicc_proxy_abi::task::{WRITE_FIFO, WRITE_HIDES, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteEntry, WriteState};
 
 /// Removes a name: what this compile made goes, what the head has is noted as deleted.
 fn remove_name(key: &path::Key) -> Result<bool, Errno> {
@@ -467,7 +465,8 @@ pub unsafe fn truncate(real: real::truncate, path: *const c_char, length: i64) -
 /// As chdir(2).
 pub unsafe fn chdir(_: real::chdir, path: *const c_char) -> c_int {
     // SAFETY: promised by the caller.
-    let place = unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| vfs::place(vfs::followed(key)?.bytes(), Want::Record));
+    let place =
+        unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| vfs::place(vfs::followed(key)?.bytes(), Want::Record));
     match place {
         Ok(Place::Head(known)) => change_folder(known.index, known.entry),
         Ok(Place::Own | Place::Written(_)) => fail(vfs::unsupported(b"chdir to where this compile writes")),

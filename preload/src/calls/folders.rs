@@ -191,11 +191,14 @@ fn open_folder(key: path::Key) -> Result<Option<*mut DIR>, Errno> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a NUL-terminated path of ours.
     let fd = unsafe { sys::open(scratch.as_ptr(), flags, 0) }?;
-    view::note_fd(fd, match place {
-        Place::Head(known) => Stands::Head(known.index),
-        Place::Written(written) => Stands::Written(written),
-        Place::Own => return Ok(None),
-    });
+    view::note_fd(
+        fd,
+        match place {
+            Place::Head(known) => Stands::Head(known.index),
+            Place::Written(written) => Stands::Written(written),
+            Place::Own => return Ok(None),
+        },
+    );
     make(fd, key.bytes(), entry).map(Some).inspect_err(|_| sys::close(fd))
 }
 

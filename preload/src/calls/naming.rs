@@ -91,7 +91,16 @@ fn path_of_fd(fd: c_int, out: &mut PathText) -> Result<(), Errno> {
             out.push(view::text(entry.real)).ok_or(libc::ENAMETOOLONG)
         }
         Some(Stands::Written(written)) => real_of_written(view::page().bytes(written.key()), out),
-        None => Err(vfs::unsupported(b"the name of a descriptor that stands for nothing of the head's")),
+        None => {
+            let mut link = PathText::new();
+            link.push(b"/proc/self/fd/").and_then(|()| link.push_number(fd as u32)).ok_or(libc::ENAMETOOLONG)?;
+            // SAFETY: a NUL-terminated path of ours.
+            out.fill(|room| unsafe { sys::readlink(link.as_ptr(), room) })?;
+            match view::is_everywhere(out.bytes()) {
+                true => Ok(()),
+                false => Err(vfs::unsupported(b"the name of a descriptor that stands for nothing of the head's")),
+            }
+        }
     }
 }
 

@@ -192,9 +192,7 @@ pub unsafe fn with_temporary_name<T>(
 unsafe fn make_temporary(template: *mut c_char, suffix: c_int, flags: c_int, own: impl FnOnce() -> c_int) -> c_int {
     let flags = flags | libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
     // SAFETY: promised by the caller.
-    let target = unsafe {
-        with_temporary_name(template, suffix, |key| vfs::temporary_target(key.bytes(), flags))
-    };
+    let target = unsafe { with_temporary_name(template, suffix, |key| vfs::temporary_target(key.bytes(), flags)) };
     finish_open(target, 0o600, own)
 }
 

@@ -167,13 +167,7 @@ pub unsafe fn pathconf(real: real::pathconf, path: *const c_char, name: c_int) -
 
 /// # Safety
 /// As glob(3).
-pub unsafe fn glob(
-    _: real::glob,
-    pattern: *const c_char,
-    _: c_int,
-    _: *mut c_void,
-    _: *mut c_void,
-) -> c_int {
+pub unsafe fn glob(_: real::glob, pattern: *const c_char, _: c_int, _: *mut c_void, _: *mut c_void) -> c_int {
     // SAFETY: NUL-terminated by the caller's promise.
     vfs::unsupported(unsafe { crate::fixed::bytes_of(pattern) });
     libc::GLOB_ABORTED
