@@ -5,6 +5,7 @@ use crate::event::Interest;
 use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
+use crate::worker::space::Space;
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteState};
 use std::ffi::OsStr;
@@ -31,6 +32,8 @@ pub struct Start<'a> {
     pub library: &'a Path,
     pub table_fd: RawFd,
     pub valid: &'a [RecordId],
+    /// What is free where outputs are written.
+    pub free_bytes: u64,
 }
 
 /// What a driver prints on one descriptor.
@@ -49,6 +52,7 @@ pub struct Task {
     ended: Option<Ended>,
     stdout: Printed,
     stderr: Printed,
+    space: Space,
     pub misses: u64,
     scratch: Scratch,
 }
@@ -153,6 +157,7 @@ impl Task {
             ended: None,
             stdout,
             stderr,
+            space: Space::new(start.free_bytes),
             misses: 0,
             scratch,
         })
@@ -179,6 +184,11 @@ impl Task {
                 interest.add(pipe.as_raw_fd(), false, output(is_stderr));
             }
         }
+    }
+
+    /// Takes note of what is free where outputs are written.
+    pub fn note_free(&mut self, free_bytes: u64) {
+        self.space.note(free_bytes);
     }
 
     pub fn read_output(&mut self, is_stderr: bool) {
@@ -215,6 +225,9 @@ impl Task {
         if active != started {
             let detail = format!("{started} programs were started, the library was active in {active}");
             return Err(refusal("library-inactive", detail, false));
+        }
+        if let Some(why) = self.space.doubt(ended.exit, &self.stderr.bytes) {
+            return Err(refusal("store-full", why, true));
         }
         if let Exit::Signal(signal) = ended.exit {
             return Err(refusal("driver-killed", format!("by signal {signal}"), true));

@@ -56,7 +56,8 @@ impl Mapped {
     fn listing_of(entry: &Entry) -> Result<Mapped, Errno> {
         let path = view::store_path(entry).ok_or(libc::ENAMETOOLONG)?;
         // SAFETY: a NUL-terminated path of ours.
-        let fd = unsafe { sys::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) }?;
+        let open = || unsafe { sys::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) };
+        let fd = view::open_content(entry, open)?;
         let size = sys::fstat(fd).map_or(0, |stat| stat.st_size as usize);
         let memory = if size == 0 { None } else { sys::map_shared(fd, size, false) };
         sys::close(fd);

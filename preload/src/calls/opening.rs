@@ -1,12 +1,12 @@
 //! Calls that open: a path becomes a descriptor or a stream.
 
 use super::{fail, imports};
-use crate::hook::set_errno;
+use crate::hook::{errno, set_errno};
 use crate::path;
 use crate::sys::{self, Errno};
 use crate::table::real;
 use crate::vfs::{self, Target};
-use crate::view;
+use crate::view::{self, Stands};
 use core::ffi::{CStr, c_char, c_int};
 use libc::{AT_FDCWD, FILE, mode_t};
 use mpicc_proxy_abi::task::Taint;
@@ -26,7 +26,12 @@ fn finish_open(target: Result<Option<Target>, Errno>, mode: mode_t, own: impl Fn
         Err(errno) => fail(errno),
         Ok(Some(target)) => {
             // SAFETY: a NUL-terminated path of ours.
-            match unsafe { sys::open(target.path.as_ptr(), target.flags, mode) } {
+            let open = || unsafe { sys::open(target.path.as_ptr(), target.flags, mode) };
+            let opened = match target.stands {
+                Stands::Head(index) => view::open_content_of(index, open),
+                Stands::Written(_) => open(),
+            };
+            match opened {
                 Ok(fd) => {
                     view::note_fd(fd, target.stands);
                     fd
@@ -99,11 +104,12 @@ unsafe fn stdio_flags(mode: *const c_char) -> c_int {
 }
 
 /// # Safety
-/// As fopen(3); `open` opens the path it is given.
+/// As fopen(3); `open` opens the path it is given, `repeatable`: any number of times.
 unsafe fn open_stream(
     path: *const c_char,
     mode: *const c_char,
-    open: impl FnOnce(*const c_char) -> *mut FILE,
+    repeatable: bool,
+    open: impl Fn(*const c_char) -> *mut FILE,
 ) -> *mut FILE {
     // SAFETY: promised by the caller.
     let target = unsafe { open_at(AT_FDCWD, path, stdio_flags(mode)) };
@@ -114,14 +120,26 @@ unsafe fn open_stream(
             core::ptr::null_mut()
         }
         Ok(Some(target)) => {
-            let stream = open(target.path.as_ptr());
-            if stream.is_null() {
-                lost(&target);
-            } else {
-                // SAFETY: a stream that was just opened.
-                view::note_fd(unsafe { imports::fileno(stream) }, target.stands);
+            let open = || match open(target.path.as_ptr()) {
+                stream if stream.is_null() => Err(errno()),
+                stream => Ok(stream),
+            };
+            let opened = match target.stands {
+                Stands::Head(index) if repeatable => view::open_content_of(index, open),
+                _ => open(),
+            };
+            match opened {
+                Ok(stream) => {
+                    // SAFETY: a stream that was just opened.
+                    view::note_fd(unsafe { imports::fileno(stream) }, target.stands);
+                    stream
+                }
+                Err(errno) => {
+                    lost(&target);
+                    set_errno(errno);
+                    core::ptr::null_mut()
+                }
             }
-            stream
         }
     }
 }
@@ -130,7 +148,7 @@ unsafe fn open_stream(
 /// As fopen(3).
 pub unsafe fn fopen(real: real::fopen, path: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: as above.
-    unsafe { open_stream(path, mode, |path| real(path, mode)) }
+    unsafe { open_stream(path, mode, true, |path| real(path, mode)) }
 }
 
 /// # Safety
@@ -141,7 +159,8 @@ pub unsafe fn freopen(real: real::freopen, path: *const c_char, mode: *const c_c
         return unsafe { real(path, mode, stream) };
     }
     // SAFETY: as above.
-    unsafe { open_stream(path, mode, |path| real(path, mode, stream)) }
+    // A stream is gone once this fails.
+    unsafe { open_stream(path, mode, false, |path| real(path, mode, stream)) }
 }
 
 /// Letters of temporary names, as mkstemp(3) uses them.
