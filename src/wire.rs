@@ -126,14 +126,21 @@ pub enum Stream {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutputKind {
     /// A regular file of `bytes` bytes with permission bits `mode`. `replaces`: the compiler unlinked the old name or
-    /// renamed over it; otherwise it wrote into whatever the name stood for.
+    /// renamed over it; otherwise it wrote into whatever the name stood for. `chosen`: the compiler set the mode itself;
+    /// `times`: so it did with the times of access and modification (seconds and nanoseconds).
     File {
         mode: u32,
         bytes: u64,
         replaces: bool,
+        chosen: bool,
+        times: Option<[(i64, i64); 2]>,
     },
     Directory {
         mode: u32,
+    },
+    /// A symbolic link.
+    Link {
+        target: Bytes,
     },
     Deleted,
 }
@@ -261,7 +268,7 @@ pub struct Record {
     pub access: u32,
     /// Why writing is not granted, or 0.
     pub write_errno: i32,
-    /// Regular, readable files only.
+    /// Of a readable file's content, or of a directory's names (`mpicc_proxy_abi::listing`).
     pub digest: Option<Digest>,
 }
 
@@ -348,12 +355,6 @@ pub enum ToRank {
         id: RecordId,
         record: Option<Box<Record>>,
         also: Also,
-    },
-    /// Names in a directory, with their `d_type`.
-    Listing {
-        action: ActionId,
-        path: Bytes,
-        names: Vec<(Bytes, u8)>,
     },
     /// The payload is the part of the content that starts at `at`.
     Blob {

@@ -14,7 +14,8 @@
 //! forgotten and ids begin at 0 again.
 
 use crate::dispatcher::folders::{FolderId, Folders};
-use crate::wire::{Bytes, Digest, Record, RecordId};
+use crate::dispatcher::listing;
+use crate::wire::{Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -152,8 +153,11 @@ impl HeadTree {
         let same_way = std::mem::replace(&mut state.folder_version, folder_version) == folder_version;
         if let Some(id) = state.record {
             let known = &self.records[id as usize];
-            let complete = !state.opened || known.record.digest.is_some() || !is_regular(&known.record.stat);
-            if complete && same_way && !known.racy && is_unchanged(&known.record, &name) {
+            let has_content = is_regular(&known.record.stat) || is_directory(&known.record.stat);
+            let complete = !state.opened || known.record.digest.is_some() || !has_content;
+            // The names in a directory are read again each time: nothing else tells for sure that they are the same.
+            let is_listing = is_directory(&known.record.stat) && known.record.digest.is_some();
+            if complete && same_way && !known.racy && !is_listing && is_unchanged(&known.record, &name) {
                 return id;
             }
         }
@@ -182,7 +186,8 @@ impl HeadTree {
         if let Some(content) = self.contents.get(&digest) {
             return Ok(Rc::clone(content));
         }
-        let content = std::fs::read(OsStr::from_bytes(&record.path))?;
+        let path = Path::new(OsStr::from_bytes(&record.path));
+        let content = if is_directory(&record.stat) { listing::of(path)? } else { std::fs::read(path)? };
         if Digest::of(&content) != digest {
             return Err(io::Error::other("the file changed since it was promised"));
         }
@@ -220,6 +225,15 @@ impl HeadTree {
                 self.keep(of_content, content);
             }
         }
+        if with_content
+            && stat_errno == 0
+            && is_directory(&stat)
+            && let Ok(content) = listing::of(path)
+        {
+            let of_content = Digest::of(&content);
+            digest = Some(of_content);
+            self.keep(of_content, content);
+        }
         let racy = is_racy(&stat) || is_racy(&lstat);
         let (access, write_errno) = if stat_errno == 0 { access_of(name) } else { (0, 0) };
         let record = Record {
@@ -240,30 +254,15 @@ impl HeadTree {
     }
 }
 
-/// Names in a directory of the head, with their `d_type`, in readdir(3)'s order, `.` and `..` left out.
-///
-/// # Errors
-/// As opendir(3).
-pub fn list(path: &[u8]) -> io::Result<Vec<(Bytes, u8)>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(OsStr::from_bytes(path))? {
-        let entry = entry?;
-        let kind = match entry.file_type()? {
-            kind if kind.is_dir() => libc::DT_DIR,
-            kind if kind.is_symlink() => libc::DT_LNK,
-            _ => libc::DT_REG,
-        };
-        names.push((entry.file_name().into_vec(), kind));
-    }
-    Ok(names)
-}
-
 /// Equal but for the id and the access times, which our own reading moves.
 fn same_but_id(old: &Record, new: &Record) -> bool {
     let mut new = new.clone();
     new.id = old.id;
     new.stat.atime = old.stat.atime;
     new.lstat.atime = old.lstat.atime;
+    if same_stat(&old.stat, &new.stat) && same_stat(&old.lstat, &new.lstat) {
+        (new.stat, new.lstat) = (old.stat, old.lstat);
+    }
     new == *old
 }
 
@@ -288,12 +287,15 @@ fn is_unchanged(known: &Record, name: &[u8]) -> bool {
 
 fn same_stat(a: &Stat, b: &Stat) -> bool {
     let identity = |s: &Stat| (s.dev, s.ino, s.mode, s.uid, s.gid);
-    let is_directory = a.mode & libc::S_IFMT == libc::S_IFDIR;
-    identity(a) == identity(b) && (is_directory || (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime))
+    identity(a) == identity(b) && (is_directory(a) || (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime))
 }
 
 fn is_regular(stat: &Stat) -> bool {
     stat.mode & libc::S_IFMT == libc::S_IFREG
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    stat.mode & libc::S_IFMT == libc::S_IFDIR
 }
 
 fn is_link(stat: &Stat) -> bool {
@@ -427,12 +429,22 @@ mod tests {
         std::os::unix::fs::symlink("b", &link).unwrap();
         assert_ne!(id_of(&mut tree, &link), first);
 
-        let directory = id_of(&mut tree, dir.path());
+        tree.reserve(1);
+        let looked_at = tree.path_id(dir.path().join(".").as_os_str().as_bytes());
+        let directory = tree.validate(looked_at);
+        let listed = id_of(&mut tree, dir.path());
+        assert_eq!(id_of(&mut tree, dir.path()), listed, "the same names");
         fs::write(dir.path().join("new"), "").unwrap();
-        assert_eq!(id_of(&mut tree, dir.path()), directory, "a directory's times do not matter");
-        let names = list(dir.path().as_os_str().as_bytes()).unwrap();
-        assert_eq!(names.len(), 4);
-        assert!(names.contains(&(b"l".to_vec(), libc::DT_LNK)));
+        assert_eq!(tree.validate(looked_at), directory, "a directory's times do not matter");
+        let later = id_of(&mut tree, dir.path());
+        assert_ne!(later, listed, "its names do, to who read them");
+        let content = tree.content(later).unwrap();
+        assert_eq!(mpicc_proxy_abi::listing::names(&content).count(), 6);
+        tree.contents.clear();
+        assert_eq!(tree.content(later).unwrap(), content);
+        fs::remove_file(dir.path().join("new")).unwrap();
+        tree.contents.clear();
+        assert!(tree.content(later).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod figures;
 pub mod files;
 mod folders;
 pub mod history;
+pub mod listing;
 mod meter;
 pub mod queue;
 mod ranks;
@@ -439,12 +440,8 @@ impl Dispatcher {
 
     fn answer(&mut self, rank: Rank, action: ActionId, path: &[u8], want: Want) -> Result<()> {
         self.stats.misses += 1;
-        if want == Want::Listing {
-            let names = files::list(path).unwrap_or_default();
-            return self.tell(rank, &ToRank::Listing { action, path: path.to_vec(), names });
-        }
         let path_id = self.tree.path_id(path);
-        if want == Want::Content {
+        if want != Want::Record {
             self.tree.mark_opened(path_id);
         }
         let running = self.actions.get_mut(&action).and_then(|action| action.running.as_mut());

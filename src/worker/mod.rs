@@ -347,12 +347,6 @@ impl Worker {
             ToRank::Answer { action, epoch, path, id, record, also } => {
                 self.handle_answer(action, epoch, &path, id, record.as_deref(), &also)?;
             }
-            ToRank::Listing { action, path, names } => {
-                if let Some(task) = self.tasks.get_mut(&action) {
-                    let number = task.make_listing(&names).ok();
-                    self.questions.answer(task.number(), &path, |want| want == Want::Listing, number);
-                }
-            }
             ToRank::Blob { digest, at } => self.receive(digest, at, payload)?,
             ToRank::Blobs { digests } => {
                 let mut rest = payload;
@@ -486,16 +480,16 @@ impl Worker {
         let digest = shared.borrow().digests.get(&id).copied();
         match digest {
             Some(digest) if !self.store.has(&digest) => {
-                self.questions.answer(number, path, |want| want == Want::Record, Some(0));
+                self.questions.answer(number, path, |want| want == Want::Record, true);
                 self.await_content(number, path, digest, id, epoch)
             }
             Some(_) => {
                 shared.borrow().memory.content_arrived(id);
-                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                self.questions.answer(number, path, |_| true, true);
                 Ok(())
             }
             None => {
-                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                self.questions.answer(number, path, |_| true, true);
                 Ok(())
             }
         }
@@ -519,7 +513,7 @@ impl Worker {
                 }
             }
         }
-        self.questions.answer_content(digest, here.then_some(0));
+        self.questions.answer_content(digest, here);
     }
 
     fn handle_ready(&mut self, token: Token) -> Result<()> {
@@ -551,11 +545,11 @@ impl Worker {
 
     fn handle_question(&mut self, question: &Question) -> Result<()> {
         let Some((action, task)) = self.tasks.iter_mut().find(|(_, task)| task.number() == question.task) else {
-            self.questions.answer(question.task, &question.path, |_| true, None);
+            self.questions.answer(question.task, &question.path, |_| true, false);
             return Ok(());
         };
         let (action, epoch_number) = (*action, task.epoch());
-        if question.want == Want::Content
+        if question.want != Want::Record
             && let Some(shared) = self.tables.get(&epoch_number).cloned()
         {
             // A record this task may believe, whose content is merely not here yet.
@@ -569,7 +563,7 @@ impl Worker {
                 drop(epoch);
                 if self.store.find(&digest) {
                     self.content_arrived(digest, true);
-                    self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
+                    self.questions.answer(question.task, &question.path, |_| true, true);
                     return Ok(());
                 }
                 task.misses += 1;
