@@ -86,6 +86,11 @@ impl Link {
         !self.sends.is_empty() || self.receives.iter().any(|queue| !queue.is_empty())
     }
 
+    /// Bytes of messages that MPI has not yet taken from us.
+    pub fn in_flight_bytes(&self) -> usize {
+        self.sends.iter().map(|pending| pending.buffer.len()).sum()
+    }
+
     /// Starts sending `message` to `to`; returns at once.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod files;
 pub mod history;
 pub mod queue;
 mod ranks;
+mod shipments;
 mod toolchains;
 
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
@@ -16,8 +17,8 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionId, ActionResult, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
-    ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionId, ActionResult, Assignment, Digest, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
+    ToDispatcher, ToRank, ToolchainId, Unfit, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -25,6 +26,7 @@ use files::HeadTree;
 use history::History;
 use queue::{Command, Event, Queue, Rank};
 use ranks::Ranks;
+use shipments::Shipments;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -72,6 +74,7 @@ struct Dispatcher {
     tree: HeadTree,
     history: History,
     toolchains: Toolchains,
+    shipments: Shipments,
     actions: BTreeMap<ActionId, Action>,
     next_action: ActionId,
     stats: Stats,
@@ -110,6 +113,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         tree: HeadTree::default(),
         history: History::default(),
         toolchains: Toolchains::new()?,
+        shipments: Shipments::default(),
         actions: BTreeMap::new(),
         next_action: 1,
         stats: Stats::default(),
@@ -147,6 +151,9 @@ impl Dispatcher {
             if Instant::now() >= heartbeat_at {
                 heartbeat_at = Instant::now() + HEARTBEAT;
                 self.beat()?;
+            }
+            if self.send_shipments()? {
+                backoff.reset();
             }
             let cap = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
             let mut interest = Interest::default();
@@ -254,7 +261,7 @@ impl Dispatcher {
     fn perform(&mut self, command: Command) -> Result<()> {
         match command {
             Command::CheckToolchain { rank, toolchain } => {
-                let content = self.toolchains.content(toolchain).clone();
+                let content = Box::new(self.toolchains.content(toolchain).clone());
                 self.tell(rank, &ToRank::Toolchain { id: toolchain, toolchain: content })
             }
             Command::Assign { action, rank } => self.assign(action, rank),
@@ -322,7 +329,8 @@ impl Dispatcher {
     fn handle_message(&mut self, rank: Rank, head: FromRank, payload: &[u8]) -> Result<()> {
         match head {
             FromRank::Hello(_) | FromRank::Heartbeat => Ok(()),
-            FromRank::Toolchain { id, verdict } => self.step(Event::ToolchainChecked { rank, toolchain: id, verdict }),
+            FromRank::Toolchain { id, verdict } => self.settle_toolchain(rank, id, verdict),
+            FromRank::Lacks { id, contents } => self.ship(rank, id, &contents),
             FromRank::Ask { action, path, want } => self.answer(rank, action, &path, want),
             FromRank::AskBlob { record, epoch } => {
                 if epoch == self.tree.epoch() {
@@ -373,6 +381,44 @@ impl Dispatcher {
             self.push_content(rank, id)?;
         }
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record })
+    }
+
+    fn settle_toolchain(&mut self, rank: Rank, id: ToolchainId, verdict: Result<(), Unfit>) -> Result<()> {
+        let again = self.shipments.settled(self.ranks.host(rank), rank, id);
+        self.look_again(again)?;
+        let verdict = verdict.map_err(|Unfit { reason, detail }| {
+            eprintln!("mpicc-proxy-rank: rank {rank} cannot use a toolchain: {reason}: {detail}");
+            reason
+        });
+        self.step(Event::ToolchainChecked { rank, toolchain: id, verdict })
+    }
+
+    fn ship(&mut self, rank: Rank, id: ToolchainId, contents: &[Digest]) -> Result<()> {
+        let files = self.toolchains.files_with(id, contents);
+        if self.shipments.lacks(self.ranks.host(rank), rank, id, files) {
+            return Ok(());
+        }
+        let detail = "its contents were sent, and are not there".to_owned();
+        self.settle_toolchain(rank, id, Err(Unfit { reason: "toolchain-store".to_owned(), detail }))
+    }
+
+    /// Sends on what hosts lack of toolchains, as far as the fabric has room.
+    fn send_shipments(&mut self) -> Result<bool> {
+        let mut any = false;
+        while self.shipments.pending() && self.link.in_flight_bytes() < shipments::IN_FLIGHT_BYTES_MAX {
+            for (rank, head, part) in self.shipments.next_parts() {
+                self.link.send(rank, wire::message(&head, &part)?)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    fn look_again(&mut self, ranks: Vec<(Rank, ToolchainId)>) -> Result<()> {
+        for (rank, id) in ranks {
+            self.tell(rank, &ToRank::Shipped { id })?;
+        }
+        Ok(())
     }
 
     /// Sends the content of a record ahead of the record, unless the rank's host has it already.
@@ -427,6 +473,8 @@ impl Dispatcher {
         for rank in self.ranks.silent_for(SILENCE_MAX) {
             eprintln!("mpicc-proxy-rank: rank {rank} gave no sign of life for {} s; it is lost", SILENCE_MAX.as_secs());
             self.ranks.lose(rank);
+            let again = self.shipments.lost(rank);
+            self.look_again(again)?;
             self.step(Event::RankLost { rank })?;
         }
         for rank in self.ranks.alive() {

@@ -6,13 +6,12 @@ mod questions;
 mod run;
 mod store;
 mod task;
+mod toolchain;
 
-use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::link::Link;
 use crate::wire::{
-    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
-    Want,
+    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use memory::TableMemory;
@@ -27,6 +26,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use store::Store;
 use task::{Finished, Task};
+use toolchain::{Answer, Toolchains};
 
 /// Time between two heartbeats to rank 0.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -68,8 +68,7 @@ struct Worker {
     questions: Questions,
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
-    toolchains: BTreeMap<ToolchainId, Toolchain>,
-    verifier: Verifier,
+    toolchains: Toolchains,
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
     heard: Instant,
@@ -92,14 +91,14 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
     let Some(session) = welcome(&mut link, &signals)? else { return Ok(()) };
     let store = Store::open(&session, link.rank()).context("this host offers no place for the content store")?;
     let questions = Questions::listen(&store.rank_folder().join("q"))?;
+    let toolchains = Toolchains::new(&session, link.rank());
     let mut worker = Worker {
         link,
         options,
         questions,
         epoch: 0,
         tables: BTreeMap::new(),
-        toolchains: BTreeMap::new(),
-        verifier: Verifier::default(),
+        toolchains,
         tasks: BTreeMap::new(),
         next_task: 1,
         heard: Instant::now(),
@@ -215,12 +214,20 @@ impl Worker {
         match head {
             ToRank::Welcome { .. } | ToRank::Heartbeat => {}
             ToRank::Toolchain { id, toolchain } => {
-                let verdict = self.verifier.verify(&toolchain);
-                self.toolchains.insert(id, toolchain);
-                self.tell(&FromRank::Toolchain { id, verdict })?;
+                let answer = self.toolchains.ask(id, *toolchain, &mut self.store);
+                self.answer_toolchain(id, answer)?;
+            }
+            ToRank::Shipped { id } => {
+                let answer = self.toolchains.look(id, &mut self.store);
+                self.answer_toolchain(id, answer)?;
             }
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
+                let toolchain = self.toolchains.get(assignment.toolchain);
+                if toolchain.is_some_and(|toolchain| toolchain.lacks_locale(&assignment.invocation)) {
+                    let detail = "the head's locale archive is not this host's".to_owned();
+                    return self.refuse(action, "locale-archive", detail, true);
+                }
                 if let Err(error) = self.begin(*assignment) {
                     self.refuse(action, "rank-trouble", format!("{error:#}"), true)?;
                 }
@@ -251,6 +258,14 @@ impl Worker {
             ToRank::Stop => self.stopping = true,
         }
         Ok(())
+    }
+
+    fn answer_toolchain(&mut self, id: ToolchainId, answer: Answer) -> Result<()> {
+        self.tell(&match answer {
+            Answer::Fit => FromRank::Toolchain { id, verdict: Ok(()) },
+            Answer::Unfit(unfit) => FromRank::Toolchain { id, verdict: Err(unfit) },
+            Answer::Lacks(contents) => FromRank::Lacks { id, contents },
+        })
     }
 
     /// The tables of `epoch`; a new epoch makes the older ones, which only running tasks need, unreachable.
@@ -285,7 +300,7 @@ impl Worker {
         }
         let number = self.next_task;
         self.next_task = self.next_task.wrapping_add(1).max(1);
-        let toolchain = self.toolchains.get(&assignment.toolchain).context("an action came before its toolchain")?;
+        let toolchain = self.toolchains.get(assignment.toolchain).context("an action came before its toolchain")?;
         let task = Task::start(&task::Start {
             number,
             epoch: assignment.epoch,
@@ -454,8 +469,9 @@ impl Worker {
     fn shut_down(mut self) {
         const PATIENCE: Duration = Duration::from_secs(3);
         self.tasks.clear();
-        let Worker { link, store, questions, .. } = self;
+        let Worker { link, store, questions, toolchains, .. } = self;
         drop(questions);
+        drop(toolchains);
         drop(store);
         crate::watchdog::exit_after(PATIENCE, 0);
         link.finish();

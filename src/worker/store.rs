@@ -5,6 +5,7 @@
 //! /dev/shm/mpicc-proxy-<uid>-<session>/   0700
 //!     lock        every rank holds it shared; who gets it exclusively at the end removes the folder
 //!     cas/<hex>   contents, complete from the moment the name exists
+//!     tc-<hex>/   toolchains that are not the host's own, see `worker::toolchain`
 //!     r<rank>/    socket and task folders of one rank
 //! ```
 //!
@@ -35,6 +36,7 @@ struct Arriving {
     file: File,
     path: PathBuf,
     bytes: u64,
+    hash: blake3::Hasher,
 }
 
 impl Store {
@@ -43,10 +45,17 @@ impl Store {
     /// # Errors
     /// No folder can be made, or somebody else owns it.
     pub fn open(session: &str, rank: i32) -> Result<Store> {
+        Store::open_in(&base_folder(), session, rank)
+    }
+
+    /// The same in a folder of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_in(base: &Path, session: &str, rank: i32) -> Result<Store> {
         let uid = nix::unistd::getuid().as_raw();
-        let base = base_folder();
         let mine = format!("{PREFIX}{uid}-");
-        remove_stale(&base, &mine);
+        remove_stale(base, &mine);
         let root = base.join(format!("{mine}{session}"));
         let lock = enter(&root, uid).with_context(|| format!("cannot use the folder {}", root.display()))?;
         make_private(&root.join("cas"))?;
@@ -60,6 +69,11 @@ impl Store {
             arriving: HashMap::new(),
             temporary: 0,
         })
+    }
+
+    /// The session's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Folder of the contents.
@@ -97,14 +111,18 @@ impl Store {
             self.temporary += 1;
             let path = self.rank_folder.join(format!("c{}", self.temporary));
             let file = File::options().write(true).create_new(true).mode(0o400).open(&path)?;
-            self.arriving.insert(digest, Arriving { file, path, bytes: 0 });
+            self.arriving.insert(digest, Arriving { file, path, bytes: 0, hash: blake3::Hasher::new() });
         }
         let Some(arriving) = self.arriving.get_mut(&digest) else {
             return Err(io::Error::other("a part of a content came without its beginning"));
         };
-        let written = arriving.file.write_all(part);
+        let mut written = arriving.file.write_all(part);
         arriving.bytes += part.len() as u64;
+        arriving.hash.update(part);
         let complete = arriving.bytes == digest.bytes;
+        if complete && *arriving.hash.finalize().as_bytes() != digest.hash {
+            written = Err(io::Error::other("what arrived is not what was promised"));
+        }
         if complete || written.is_err() {
             let Some(arriving) = self.arriving.remove(&digest) else { return Ok(false) };
             if let Err(error) =
@@ -232,5 +250,14 @@ mod tests {
     fn a_part_without_its_beginning_is_refused() {
         let mut store = Store::open(&session("middle"), 1).unwrap();
         assert!(store.receive(Digest::of(b"abc"), 1, b"bc").is_err());
+    }
+
+    #[test]
+    fn another_content_than_promised_gets_no_name() {
+        let mut store = Store::open(&session("other-content"), 1).unwrap();
+        let digest = Digest::of(b"abc");
+        assert!(store.receive(digest, 0, b"abd").is_err());
+        assert!(!store.has(&digest));
+        assert!(store.receive(digest, 0, b"abc").unwrap());
     }
 }
