@@ -250,6 +250,8 @@ pub struct SameFile {
 pub struct Toolchain {
     /// Paths that may be executed, as the driver spells them; the driver comes first.
     pub programs: Vec<Bytes>,
+    /// Their real paths on the head, in the same order.
+    pub reals: Vec<Bytes>,
     /// The programs and their libraries.
     pub files: Vec<SameFile>,
     /// How they are laid out on a host that has others, or why that cannot be done.
@@ -274,8 +276,6 @@ pub struct Shipment {
     pub machine: u16,
     /// `ld.so`, `bin/<n>` for the n-th program, `lib/<name>`.
     pub files: Vec<ShippedFile>,
-    /// Real path of each program on the head, in their order.
-    pub reals: Vec<Bytes>,
     /// Files of the folder whose own DT_RPATH must not be followed; an empty name stands for the programs.
     pub rpaths: Vec<Bytes>,
 }

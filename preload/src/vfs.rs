@@ -91,6 +91,10 @@ pub fn place(key: &[u8], want: Want) -> Result<Place, Errno> {
     if view::is_own(key) {
         return Ok(Place::Own);
     }
+    if key == b"/proc/self/fd" {
+        // clang then asks for real paths by name instead of by descriptor.
+        return Err(libc::ENOENT);
+    }
     if view::is_kernels(key) {
         return Err(unsupported(key));
     }
@@ -306,9 +310,8 @@ pub unsafe fn before_exec(path: *const c_char) -> Result<usize, Errno> {
     let key = unsafe { key(libc::AT_FDCWD, path) }?;
     let page = view::page();
     let count = (page.program_count as usize).min(page.programs.len());
-    let is_meant = |index: &usize| {
-        [page.programs[*index], page.loader.reals[*index]].iter().any(|name| page.bytes(*name) == key.bytes())
-    };
+    let is_meant =
+        |index: &usize| [page.programs[*index], page.reals[*index]].iter().any(|name| page.bytes(*name) == key.bytes());
     if let Some(index) = (0..count).find(is_meant) {
         page.execs.fetch_add(1, Ordering::AcqRel);
         return Ok(index);

@@ -66,7 +66,7 @@ fn command_name() -> Option<PathText> {
 /// The real path on the head of the program this process is. `None`: it is what the kernel says.
 pub fn own_program() -> Option<&'static [u8]> {
     let page = page();
-    let real = page.loader.reals.get(PROGRAM.load(Ordering::Acquire) as usize)?;
+    let real = page.reals.get(PROGRAM.load(Ordering::Acquire) as usize)?;
     Some(page.bytes(*real))
 }
 

@@ -100,8 +100,13 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain, Unusable> {
         }
     }
     let (files, shipment) = closure.finish();
+    let real = |program: &PathBuf| -> Result<Bytes> {
+        let real = std::fs::canonicalize(program).with_context(|| format!("no {}", program.display()))?;
+        Ok(real.into_os_string().into_vec())
+    };
+    let reals = programs.iter().map(real).collect::<Result<_>>()?;
     let programs = programs.into_iter().map(|p| p.into_os_string().into_vec()).collect();
-    Ok(Toolchain { programs, files, shipment, behind: behind::collect(key)? })
+    Ok(Toolchain { programs, reals, files, shipment, behind: behind::collect(key)? })
 }
 
 /// Where the driver would find a program; `None` when it has no such program.

@@ -136,8 +136,9 @@ impl TaskMemory {
         if programs.len() > PROGRAMS_MAX {
             bail!("a toolchain of {} programs; a task page holds {PROGRAMS_MAX}", programs.len());
         }
-        for (index, program) in programs.iter().enumerate() {
+        for (index, (program, real)) in programs.iter().zip(&facts.toolchain.toolchain.reals).enumerate() {
             page.programs[index] = keep(page, program)?;
+            page.reals[index] = keep(page, real)?;
         }
         page.program_count = programs.len() as u32;
         keep_loader(page, facts.toolchain)?;
@@ -179,10 +180,8 @@ fn keep_loader(page: &mut Page, toolchain: &Usable) -> Result<()> {
         let names: Vec<Bytes> = shipment.rpaths.iter().map(name).collect();
         page.loader.inhibit_rpath = keep(page, &[names.join(&b':'), b"\0".to_vec()].concat())?;
     }
-    for (index, real) in shipment.reals.iter().enumerate().take(PROGRAMS_MAX) {
+    for (index, name) in toolchain.toolchain.programs.iter().enumerate() {
         page.loader.files[index] = keep_path(page, &format!("bin/{index}"))?;
-        page.loader.reals[index] = keep(page, real)?;
-        let name = toolchain.toolchain.programs.get(index).context("a toolchain with a part too many")?;
         page.loader.names[index] = keep(page, &[name, b"\0".as_slice()].concat())?;
     }
     Ok(())

@@ -51,7 +51,7 @@ impl Usable {
     #[cfg(test)]
     pub fn own(programs: Vec<Bytes>) -> Usable {
         let (shipment, behind) = (Err(String::new()), Default::default());
-        let toolchain = Toolchain { programs, files: vec![], shipment, behind };
+        let toolchain = Toolchain { reals: programs.clone(), programs, files: vec![], shipment, behind };
         Usable { toolchain, folder: None, is_shipped: false, behind_is_shipped: false }
     }
 
@@ -341,13 +341,9 @@ mod tests {
         let file = |name: &str| ShippedFile { name: name.into(), source: b"/x".to_vec(), digest };
         Toolchain {
             programs: vec![path(own)],
+            reals: vec![path(own)],
             files: vec![SameFile { path: path(own), digest: Some(digest) }],
-            shipment: Ok(Shipment {
-                machine: MACHINE,
-                files: vec![file("ld.so"), file("bin/0")],
-                reals: vec![path(own)],
-                rpaths: vec![],
-            }),
+            shipment: Ok(Shipment { machine: MACHINE, files: vec![file("ld.so"), file("bin/0")], rpaths: vec![] }),
             behind: Default::default(),
         }
     }

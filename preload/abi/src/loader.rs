@@ -16,7 +16,7 @@ use core::ffi::CStr;
 pub const ARGUMENTS_MAX: usize = 8;
 
 /// Where the shipped programs lie. All zero: the host's own programs run, in the ordinary way. The strings end with a
-/// NUL, except for real paths.
+/// NUL.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Loader {
@@ -29,8 +29,6 @@ pub struct Loader {
     pub files: [Span; PROGRAMS_MAX],
     /// Their paths on the head, as the driver spells them.
     pub names: [Span; PROGRAMS_MAX],
-    /// Their real paths on the head: what `/proc/self/exe` is there.
-    pub reals: [Span; PROGRAMS_MAX],
 }
 
 /// A command line of the dynamic linker up to the program's file; the program's arguments from the second on follow.

@@ -174,6 +174,8 @@ pub struct Page {
     pub program_count: u32,
     /// Paths that may be executed: the verified programs of the toolchain.
     pub programs: [Span; PROGRAMS_MAX],
+    /// Their real paths on the head, by which they may be executed as well: what `/proc/self/exe` is there.
+    pub reals: [Span; PROGRAMS_MAX],
     /// How they are run when they are not this host's own.
     pub loader: Loader,
     pub writes_used: AtomicU32,

@@ -9,7 +9,7 @@
 //! run there through their interpreter?
 
 use super::Unusable;
-use crate::wire::{Bytes, Digest, SameFile, ShippedFile, Shipment};
+use crate::wire::{Bytes, Digest, SameFile, Shipment, ShippedFile};
 use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -243,11 +243,8 @@ impl Closure {
             Ok::<(), String>(())
         };
         ship(b"ld.so".to_vec(), self.interpreter.as_deref().ok_or("no interpreter")?)?;
-        let mut reals = Vec::new();
         for (index, program) in self.programs.iter().enumerate() {
             ship(format!("bin/{index}").into_bytes(), program)?;
-            let real = std::fs::canonicalize(program).map_err(|error| format!("{}: {error}", program.display()))?;
-            reals.push(real.into_os_string().into_vec());
         }
         let mut rpaths = BTreeSet::new();
         for (name, path) in &self.libraries {
@@ -260,7 +257,7 @@ impl Closure {
         if self.programs.iter().any(|program| self.with_rpath.contains(program)) {
             rpaths.insert(Vec::new());
         }
-        Ok(Shipment { machine: MACHINE, files, reals, rpaths: rpaths.into_iter().collect() })
+        Ok(Shipment { machine: MACHINE, files, rpaths: rpaths.into_iter().collect() })
     }
 }
 
@@ -319,7 +316,8 @@ fn listed_path(line: &[u8]) -> Option<&Path> {
 
 /// The processor names that this interpreter knows, best first. One too old for the list has none.
 fn levels_of(interpreter: &Path) -> Vec<Level> {
-    let output = Command::new(interpreter).arg("--help").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().output();
+    let output =
+        Command::new(interpreter).arg("--help").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let list = text.lines().skip_while(|line| !line.contains(HWCAPS)).skip(1).take_while(|line| line.starts_with("  "));
     let level = |line: &str| {
@@ -336,7 +334,9 @@ fn levels_of(interpreter: &Path) -> Vec<Level> {
 pub fn same_file(path: &Path) -> Result<Option<Digest>> {
     match std::fs::read(path) {
         Ok(content) => Ok(Some(Digest::of(&content))),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) => {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
