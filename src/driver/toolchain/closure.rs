@@ -406,3 +406,134 @@ fn expand_pattern(pattern: &Path) -> Vec<PathBuf> {
     names.sort();
     names.into_iter().map(|name| dir.join(name)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn gcc(dir: &Path, arguments: &str) {
+        let mut command = Command::new("gcc");
+        let status = command.args(arguments.split_whitespace()).current_dir(dir).env_remove("LD_PRELOAD").status();
+        assert!(status.unwrap().success(), "gcc {arguments}");
+    }
+
+    /// A folder with a program's source, whose libx.so.1 in `a` and `b` return 1 and 2.
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("main.c"), "int x(void); int main(void) { return x(); }\n").unwrap();
+        std::fs::write(dir.path().join("alone.c"), "int main(void) { return 0; }\n").unwrap();
+        for (name, value) in [("a", 1), ("b", 2)] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join("x.c"), format!("int x(void) {{ return {value}; }}\n")).unwrap();
+            gcc(dir.path(), &format!("-shared -fPIC -Wl,-soname,libx.so.1 x.c -o {name}/libx.so.1"));
+        }
+        dir
+    }
+
+    /// A program that looks for its library in `folder` before anything else.
+    fn with_rpath(dir: &Path, name: &str, folder: &str) -> PathBuf {
+        let at = dir.display();
+        gcc(dir, &format!("main.c -o {name} {folder}/libx.so.1 -Wl,--disable-new-dtags,-rpath,{at}/{folder}"));
+        dir.join(name)
+    }
+
+    fn closure_of(programs: &[&Path], library_path: Option<&Path>) -> Closure {
+        let mut closure = Closure::new(library_path.map(Path::as_os_str));
+        for program in programs {
+            closure.add(program).unwrap();
+        }
+        closure
+    }
+
+    #[test]
+    fn programs_that_the_library_cannot_reach_are_named() {
+        let dir = folder();
+        let program = dir.path().join("alone");
+        let reason = || Closure::new(None).add(&program).map_err(|unusable| unusable.reason);
+        gcc(dir.path(), "alone.c -o alone");
+        assert_eq!(reason(), Ok(()));
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+        assert_eq!(reason(), Err("privileged-compiler"));
+        std::fs::remove_file(&program).unwrap();
+        gcc(dir.path(), "-static alone.c -o alone");
+        assert_eq!(reason(), Err("static-compiler"));
+        gcc(dir.path(), "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1 alone.c -o alone");
+        assert_eq!(reason(), Err("foreign-compiler"));
+        let mut content = std::fs::read(&program).unwrap();
+        content[18] = 3;
+        std::fs::write(&program, content).unwrap();
+        assert_eq!(reason(), Err("foreign-compiler"));
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        assert_eq!(reason(), Err("script-compiler"));
+        std::fs::write(&program, "").unwrap();
+        assert_eq!(reason(), Err("toolchain-unknown"));
+    }
+
+    /// What ld.so runs is what was laid out, whatever lies where DT_RPATH leads.
+    #[test]
+    fn a_folder_with_the_shipment_is_enough() {
+        let dir = folder();
+        let program = with_rpath(dir.path(), "main", "a");
+        let (_, shipment) = closure_of(&[&program], None).finish();
+        let shipment = shipment.unwrap();
+        assert_eq!(shipment.rpaths, [b""]);
+        let to = dir.path().join("shipped");
+        for file in &shipment.files {
+            let path = to.join(OsStr::from_bytes(&file.name));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::copy(OsStr::from_bytes(&file.source), path).unwrap();
+        }
+        std::fs::copy(dir.path().join("b/libx.so.1"), dir.path().join("a/libx.so.1")).unwrap();
+        let run = |more: &[&str]| {
+            let mut command = Command::new(to.join("ld.so"));
+            command.arg("--library-path").arg(to.join("lib")).args(more).arg(to.join("bin/0"));
+            command.env_remove("LD_PRELOAD").status().unwrap().code()
+        };
+        assert_eq!(run(&["--inhibit-rpath", "", "--argv0", "main"]), Some(1));
+        assert_eq!(run(&["--argv0", "main"]), Some(2), "without it, the other library is taken");
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_folder_is_named() {
+        let dir = folder();
+        let (one, two) = (with_rpath(dir.path(), "one", "a"), with_rpath(dir.path(), "two", "b"));
+        let (files, shipment) = closure_of(&[&one, &two], None).finish();
+        assert!(shipment.unwrap_err().contains("two libraries are called libx.so.1"));
+        let end = |end: &str| files.iter().any(|f| f.digest.is_some() && f.path.ends_with(end.as_bytes()));
+        assert!(end("a/libx.so.1") && end("b/libx.so.1"));
+
+        let by_path = dir.path().join("noname.so");
+        gcc(dir.path(), &format!("-shared -fPIC x.c -o {}", by_path.display()));
+        gcc(dir.path(), &format!("main.c -o path {}", by_path.display()));
+        let (_, shipment) = closure_of(&[&dir.path().join("path")], None).finish();
+        assert!(shipment.unwrap_err().contains("by its path"));
+    }
+
+    /// ld.so prefers a library for a better processor; where there is none, the folder must be absent elsewhere too.
+    #[test]
+    fn libraries_for_this_processor_are_found() {
+        let dir = folder();
+        let plain = dir.path().join("a");
+        gcc(dir.path(), "main.c -o main a/libx.so.1");
+        let program = dir.path().join("main");
+        let (files, shipment) = closure_of(&[&program], Some(&plain)).finish();
+        assert!(shipment.is_ok());
+        let folder = plain.join(HWCAPS).join("").into_os_string().into_vec();
+        assert!(files.contains(&SameFile { path: folder, digest: None }));
+
+        let levels = levels_of(Path::new("/lib64").join(LOADER).as_path());
+        // aarch64 has no such names.
+        let Some(level) = levels.iter().find(|level| level.searched) else {
+            assert!(cfg!(target_arch = "aarch64"), "every x86-64 processor of today is x86-64-v2");
+            return;
+        };
+        let better = plain.join(HWCAPS).join(&level.name);
+        std::fs::create_dir_all(&better).unwrap();
+        std::fs::copy(dir.path().join("b/libx.so.1"), better.join("libx.so.1")).unwrap();
+        let (files, shipment) = closure_of(&[&program], Some(&plain)).finish();
+        assert!(shipment.unwrap_err().contains("processor"));
+        let found = better.join("libx.so.1").into_os_string().into_vec();
+        assert!(files.iter().any(|file| file.path == found && file.digest.is_some()));
+    }
+}
