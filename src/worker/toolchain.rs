@@ -17,6 +17,7 @@ use crate::driver::toolchain::closure::MACHINE;
 use crate::driver::toolchain::{Stamp, stamp};
 use crate::environment::{self, value_of};
 use crate::wire::{Bytes, Digest, Invocation, SameFile, ShippedFile, Toolchain, ToolchainId, Unfit, Variable};
+use crate::worker::home::Home;
 use crate::worker::store::Store;
 use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -97,7 +98,7 @@ pub struct Toolchains {
     session: String,
     rank: i32,
     /// Where toolchains lie when the store is on a noexec mount.
-    elsewhere: Option<Store>,
+    elsewhere: Option<Home>,
     folders_made: u64,
 }
 
@@ -148,6 +149,17 @@ impl Toolchains {
         }
     }
 
+    /// The store is in another folder now, and what was laid out in the old one goes with it: those toolchains are to be
+    /// looked at again.
+    pub fn store_moved(&mut self) -> Vec<ToolchainId> {
+        let laid_out = self.usable.iter().filter(|(_, usable)| usable.folder.is_some());
+        let ids: Vec<ToolchainId> = laid_out.map(|(id, _)| *id).collect();
+        for id in &ids {
+            self.asked.extend(self.usable.remove(id).map(|usable| (*id, usable.toolchain)));
+        }
+        ids
+    }
+
     /// Where the toolchain lies, and which of its two parts (programs, files behind libc) must be the head's.
     fn settle(&mut self, toolchain: &Toolchain, store: &mut Store) -> Result<(Option<PathBuf>, [bool; 2]), Answer> {
         let is_preloaded = |file: &&SameFile| file.path == PRELOADED.as_bytes();
@@ -177,11 +189,11 @@ impl Toolchains {
         if folder.is_dir() {
             return Ok((Some(folder), parts));
         }
-        let lacking: BTreeSet<Digest> = files.iter().map(|file| file.digest).filter(|d| !store.has(d)).collect();
+        let lacking: BTreeSet<Digest> = files.iter().map(|file| file.digest).filter(|d| !store.find(d)).collect();
         if !lacking.is_empty() {
             return Err(Answer::Lacks(lacking.into_iter().collect()));
         }
-        match lay_out(&files, &store.contents(), &place.temporary, &folder) {
+        match lay_out(&files, &store.home().contents(), &place.temporary, &folder) {
             Ok(()) => Ok((Some(folder), parts)),
             Err(error) => Err(unfit("toolchain-store", format!("{error:#}"))),
         }
@@ -190,17 +202,18 @@ impl Toolchains {
     fn place(&mut self, store: &Store) -> Result<Place> {
         self.folders_made += 1;
         let name = format!("tc{}", self.folders_made);
-        let place = |store: &Store| Place { root: store.root().into(), temporary: store.rank_folder().join(&name) };
-        if may_execute(store.root()) {
-            return Ok(place(store));
+        let place = |home: &Home| Place { root: home.root().into(), temporary: home.rank_folder().join(&name) };
+        let home = store.home();
+        if may_execute(home.root()) {
+            return Ok(place(home));
         }
         if self.elsewhere.is_none() {
             let candidates = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
             let base = candidates.iter().find(|base| may_execute(base));
             let base = base.with_context(|| {
-                format!("nothing may be executed from {} or a folder for temporary files", store.root().display())
+                format!("nothing may be executed from {} or a folder for temporary files", home.root().display())
             })?;
-            self.elsewhere = Some(Store::open_in(base, &self.session, self.rank)?);
+            self.elsewhere = Some(Home::open_in(std::slice::from_ref(base), &self.session, self.rank)?);
         }
         self.elsewhere.as_ref().map(place).context("no folder for toolchains")
     }
@@ -310,8 +323,8 @@ mod tests {
     use super::*;
     use crate::wire::Shipment;
 
-    fn session(name: &str) -> String {
-        format!("test-toolchain-{name}-{}", std::process::id())
+    fn store(base: &tempfile::TempDir, rank: i32) -> Store {
+        Store::new(Home::open_in(&[base.path().to_path_buf()], "s", rank).unwrap(), Some(1 << 20))
     }
 
     fn path(path: &Path) -> Bytes {
@@ -353,27 +366,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("cc1");
         fs::write(&own, "one").unwrap();
-        let session = session("ways");
-        let mut store = Store::open(&session, 1).unwrap();
-        let mut toolchains = Toolchains::new(&session, 1);
-        assert_eq!(toolchains.ask(1, toolchain(&own, b"one"), &mut store), Answer::Fit);
+        let base = tempfile::tempdir().unwrap();
+        let mut first = store(&base, 1);
+        let mut toolchains = Toolchains::new("s", 1);
+        assert_eq!(toolchains.ask(1, toolchain(&own, b"one"), &mut first), Answer::Fit);
         assert_eq!(toolchains.get(1).unwrap().programs_folder(), None);
 
         let other = toolchain(&own, b"two");
         let digest = Digest::of(b"two");
-        assert_eq!(toolchains.ask(2, other.clone(), &mut store), Answer::Lacks(vec![digest]));
+        assert_eq!(toolchains.ask(2, other.clone(), &mut first), Answer::Lacks(vec![digest]));
         assert!(toolchains.get(2).is_none());
-        assert!(store.receive(digest, 0, b"two").unwrap());
-        assert_eq!(toolchains.look(2, &mut store), Answer::Fit);
+        assert!(first.receive(digest, 0, b"two").unwrap());
+        assert_eq!(toolchains.look(2, &mut first), Answer::Fit);
         let folder = toolchains.get(2).unwrap().programs_folder().unwrap().to_path_buf();
         assert_eq!(fs::read(folder.join("bin/0")).unwrap(), b"two");
         assert_eq!(fs::metadata(folder.join("ld.so")).unwrap().permissions().mode() & 0o777, 0o500);
 
         // Another rank of the host finds it there.
-        let mut second = Store::open(&session, 2).unwrap();
-        let mut its = Toolchains::new(&session, 2);
+        let mut second = store(&base, 2);
+        let mut its = Toolchains::new("s", 2);
         assert_eq!(its.ask(2, other.clone(), &mut second), Answer::Fit);
         assert_eq!(its.get(2).unwrap().programs_folder(), Some(&*folder));
+
+        // A store that moves takes it along.
+        assert_eq!(toolchains.store_moved(), [2]);
+        assert!(toolchains.get(1).is_some() && toolchains.get(2).is_none());
+        let elsewhere = tempfile::tempdir().unwrap();
+        first = store(&elsewhere, 1);
+        assert_eq!(toolchains.look(2, &mut first), Answer::Lacks(vec![digest]));
 
         let reason = |answer| match answer {
             Answer::Unfit(unfit) => unfit.reason,
@@ -401,12 +421,12 @@ mod tests {
         toolchain.behind.files = vec![ShippedFile { name: b"localtime".to_vec(), source: path(&zone), digest }];
         toolchain.behind.variables = vec![variable("TZ", true), variable("X", false)];
         toolchain.behind.has_archive = true;
-        let session = session("behind");
-        let mut store = Store::open(&session, 1).unwrap();
-        let mut toolchains = Toolchains::new(&session, 1);
-        assert_eq!(toolchains.ask(1, toolchain.clone(), &mut store), Answer::Lacks(vec![digest]));
-        store.receive(digest, 0, b"zone").unwrap();
-        assert_eq!(toolchains.look(1, &mut store), Answer::Fit);
+        let base = tempfile::tempdir().unwrap();
+        let mut first = store(&base, 1);
+        let mut toolchains = Toolchains::new("s", 1);
+        assert_eq!(toolchains.ask(1, toolchain.clone(), &mut first), Answer::Lacks(vec![digest]));
+        first.receive(digest, 0, b"zone").unwrap();
+        assert_eq!(toolchains.look(1, &mut first), Answer::Fit);
         let usable = toolchains.get(1).unwrap();
         assert_eq!(usable.programs_folder(), None, "the programs are the host's own");
         let variables = usable.variables();
@@ -437,7 +457,7 @@ mod tests {
 
         // With the head's file in place, nothing is changed.
         fs::write(&zone, "zone").unwrap();
-        assert_eq!(toolchains.ask(2, toolchain, &mut store), Answer::Fit);
+        assert_eq!(toolchains.ask(2, toolchain, &mut first), Answer::Fit);
         assert_eq!(toolchains.get(2).unwrap().variables(), []);
     }
 }
