@@ -28,6 +28,8 @@ const TAG: i32 = 1;
 struct Pending {
     request: ffi::MPI_Request,
     buffer: Vec<u8>,
+    /// The rank at the other end.
+    peer: i32,
 }
 
 /// One rank's end of the fabric. All calls come from the thread that made it.
@@ -86,9 +88,9 @@ impl Link {
         !self.sends.is_empty() || self.receives.iter().any(|queue| !queue.is_empty())
     }
 
-    /// Bytes of messages that MPI has not yet taken from us.
-    pub fn in_flight_bytes(&self) -> usize {
-        self.sends.iter().map(|pending| pending.buffer.len()).sum()
+    /// Bytes of messages to a rank that MPI has not yet taken from us.
+    pub fn in_flight_bytes(&self, to: i32) -> usize {
+        self.sends.iter().filter(|pending| pending.peer == to).map(|pending| pending.buffer.len()).sum()
     }
 
     /// Starts sending `message` to `to`; returns at once.
@@ -105,7 +107,7 @@ impl Link {
             ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, TAG, self.comm, &raw mut request)
         };
         check("send", code)?;
-        self.sends.push(Pending { request, buffer: message });
+        self.sends.push(Pending { request, buffer: message, peer: to });
         Ok(())
     }
 
@@ -170,7 +172,7 @@ impl Link {
         check("receive", code)?;
         let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
         let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
-        queue.push_back(Pending { request, buffer });
+        queue.push_back(Pending { request, buffer, peer: status.MPI_SOURCE });
         Ok(true)
     }
 

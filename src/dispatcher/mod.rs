@@ -417,13 +417,18 @@ impl Dispatcher {
     /// Sends on what hosts lack of toolchains, as far as the fabric has room.
     fn send_shipments(&mut self) -> Result<bool> {
         let mut any = false;
-        while self.shipments.pending() && self.link.in_flight_bytes() < shipments::IN_FLIGHT_BYTES_MAX {
-            for (rank, head, part) in self.shipments.next_parts() {
+        loop {
+            let link = &self.link;
+            let has_room = |rank| link.in_flight_bytes(rank) < shipments::IN_FLIGHT_BYTES_MAX;
+            let parts = self.shipments.next_parts(has_room);
+            if parts.is_empty() {
+                return Ok(any);
+            }
+            any = true;
+            for (rank, head, part) in parts {
                 self.link.send(rank, wire::message(&head, &part)?)?;
-                any = true;
             }
         }
-        Ok(any)
     }
 
     fn look_again(&mut self, ranks: Vec<(Rank, ToolchainId)>) -> Result<()> {

@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
-/// Bytes of messages in flight, of whatever kind, above which no chunk follows: what a small message may have to wait
-/// behind. Four chunks keep a link of 1 GB/s busy between two turns of the loop.
+/// Bytes of messages in flight to a rank, of whatever kind, above which no chunk follows: what a small message may have
+/// to wait behind. Counted by rank, because messages to a dead one stay in flight for good. Four chunks keep a link of 1 GB/s busy between two turns of the loop.
 pub const IN_FLIGHT_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX;
 
 /// Times the same rank may lack something of a toolchain after it was sent: files change on the head, stores get full.
@@ -44,11 +44,6 @@ pub struct Shipments {
 }
 
 impl Shipments {
-    /// Is anything still to be sent?
-    pub fn pending(&self) -> bool {
-        self.hosts.values().any(|host| host.active.as_ref().is_some_and(|active| !active.sent))
-    }
-
     /// A rank lacks these files of a toolchain. `false`: it was sent them often enough.
     pub fn lacks(&mut self, host: &str, rank: Rank, toolchain: ToolchainId, files: Vec<ShippedFile>) -> bool {
         let host = self.hosts.entry(host.to_owned()).or_default();
@@ -84,9 +79,10 @@ impl Shipments {
         again
     }
 
-    /// The next messages, at most one for each host.
-    pub fn next_parts(&mut self) -> Vec<Part> {
-        self.hosts.values_mut().filter_map(|host| host.active.as_mut()?.next_part()).collect()
+    /// The next messages, at most one for each host, to ranks that have room for it.
+    pub fn next_parts(&mut self, has_room: impl Fn(Rank) -> bool) -> Vec<Part> {
+        let active = self.hosts.values_mut().filter_map(|host| host.active.as_mut());
+        active.filter(|active| !active.sent && has_room(active.rank)).filter_map(Active::next_part).collect()
     }
 }
 
@@ -150,15 +146,19 @@ mod tests {
         assert!(shipments.lacks("a", 1, 7, files.to_vec()));
         assert!(shipments.lacks("a", 2, 7, files.to_vec()));
         let mut lengths = Vec::new();
-        while shipments.pending() {
-            for (rank, head, part) in shipments.next_parts() {
-                assert_eq!(rank, 1, "one rank of a host");
-                match head {
-                    ToRank::Blob { at, .. } => lengths.push((at, part.len())),
-                    head => assert!(matches!(head, ToRank::Shipped { id: 7 }) && !shipments.pending()),
+        assert!(shipments.next_parts(|_| false).is_empty());
+        loop {
+            let [(rank, head, part)] = &shipments.next_parts(|_| true)[..] else { panic!("one part for one host") };
+            assert_eq!(*rank, 1, "one rank of a host");
+            match head {
+                ToRank::Blob { at, .. } => lengths.push((*at, part.len())),
+                head => {
+                    assert!(matches!(head, ToRank::Shipped { id: 7 }));
+                    break;
                 }
             }
         }
+        assert!(shipments.next_parts(|_| true).is_empty());
         assert_eq!(lengths, [(0, PAYLOAD_BYTES_MAX), (PAYLOAD_BYTES_MAX as u64, 5), (0, 0), (0, 1)]);
         assert_eq!(shipments.settled("a", 1, 7), [(2, 7)]);
         assert_eq!(shipments.settled("a", 2, 7), []);
@@ -183,6 +183,6 @@ mod tests {
         let shorter = ShippedFile { digest: Digest::of(b"longer"), ..file(dir.path(), "y", b"y") };
         let mut shipments = Shipments::default();
         shipments.lacks("a", 1, 7, vec![gone, shorter]);
-        assert!(matches!(shipments.next_parts()[..], [(1, ToRank::Shipped { id: 7 }, _)]));
+        assert!(matches!(shipments.next_parts(|_| true)[..], [(1, ToRank::Shipped { id: 7 }, _)]));
     }
 }
