@@ -14,6 +14,7 @@ mpicc_proxy=$programs/mpicc-proxy
 unset MAKEFLAGS MFLAGS MAKELEVEL LD_PRELOAD NINJA_STATUS
 unset MPICC_PROXY MPICC_PROXY_SOCKET MPICC_PROXY_FALLBACK MPICC_PROXY_LOG
 export LC_ALL=C
+export MPICC_PROXY_HISTORY=off # every session begins from nothing, and leaves the user's history alone
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -157,6 +158,14 @@ nothing_left() {
 }
 
 # --- ranks -----------------------------------------------------------------------------------------------------
+
+# Replaces the release build's client by a statically linked one. A client lives for one compile, and half of its CPU
+# time before main() goes to the loader. Where libc has no static library, the dynamic one stays.
+build_static_client() {
+    cargo rustc --release --locked --bin mpicc-proxy-client --no-default-features -- \
+        -C target-feature=+crt-static -C relocation-model=static ||
+        echo "${0##*/}: no static client: the dynamic one is used" >&2
+}
 
 # Our programs must exist before anything is concluded from them.
 need_programs() {

@@ -29,6 +29,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathId(u32);
 
+impl PathId {
+    /// Small and dense.
+    pub fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
 /// clock is a little behind.
 const RACY: Duration = Duration::from_secs(2);
@@ -48,6 +55,7 @@ struct PathState {
 
 struct RecordState {
     record: Rc<Record>,
+    path: PathId,
     racy: bool,
 }
 
@@ -101,6 +109,14 @@ impl HeadTree {
         id
     }
 
+    pub fn path(&self, path: PathId) -> &[u8] {
+        &self.paths[path.0 as usize].path
+    }
+
+    pub fn is_opened(&self, path: PathId) -> bool {
+        self.paths[path.0 as usize].opened
+    }
+
     /// From now on the path's records carry a digest. Programs and libraries are often looked at but rarely read.
     pub fn mark_opened(&mut self, path: PathId) {
         self.paths[path.0 as usize].opened = true;
@@ -112,7 +128,7 @@ impl HeadTree {
 
     /// The path a record is about.
     pub fn path_of(&self, id: RecordId) -> Option<PathId> {
-        self.path_ids.get(&self.record(id)?.path[..]).copied()
+        self.records.get(id as usize).map(|state| state.path)
     }
 
     /// To be called before an action's paths, at most `needed`, are validated. Where there is no room for so many more
@@ -151,7 +167,7 @@ impl HeadTree {
             }
         }
         let id = self.records.len() as RecordId;
-        self.records.push(RecordState { record: Rc::new(Record { id, ..record }), racy });
+        self.records.push(RecordState { record: Rc::new(Record { id, ..record }), path, racy });
         self.paths[path.0 as usize].record = Some(id);
         id
     }
@@ -252,6 +268,10 @@ fn same_but_id(old: &Record, new: &Record) -> bool {
 }
 
 fn is_unchanged(known: &Record, name: &[u8]) -> bool {
+    if known.lstat_errno != 0 {
+        // Most of what compilers ask for is absent. Where lstat(2) fails, stat(2), which walks the same way, does too.
+        return known.stat_errno == known.lstat_errno && stat_of(name, false).err() == Some(known.lstat_errno);
+    }
     let (stat_errno, stat) = outcome(stat_of(name, true));
     if known.stat_errno != stat_errno || !same_stat(&known.stat, &stat) {
         return false;
@@ -444,6 +464,29 @@ mod tests {
         fs::remove_file(&b).unwrap();
         std::os::unix::fs::symlink("a", &b).unwrap();
         assert_ne!(id_of(&mut tree, &b), first);
+    }
+
+    #[test]
+    fn what_was_absent_and_appears_is_noticed_in_every_shape() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, target) = (dir.path().join("f"), dir.path().join("t"));
+        let mut tree = HeadTree::default();
+        let absent = id_of(&mut tree, &file);
+        std::os::unix::fs::symlink("t", &file).unwrap();
+        let dangling = id_of(&mut tree, &file);
+        assert_ne!(dangling, absent);
+        let record = Rc::clone(tree.record(dangling).unwrap());
+        assert_eq!((record.stat_errno, record.lstat_errno), (libc::ENOENT, 0));
+        fs::write(&target, "x").unwrap();
+        let whole = id_of(&mut tree, &file);
+        assert_ne!(whole, dangling, "the target of a dangling link appeared");
+        // Another error is another record.
+        let below = id_of(&mut tree, &dir.path().join("d/x"));
+        fs::write(dir.path().join("d"), "").unwrap();
+        let not_a_directory = id_of(&mut tree, &dir.path().join("d/x"));
+        assert_ne!(not_a_directory, below);
+        assert_eq!(tree.record(not_a_directory).unwrap().stat_errno, libc::ENOTDIR);
+        assert_eq!(tree.path_of(not_a_directory), Some(tree.path_id(dir.path().join("d/x").as_os_str().as_bytes())));
     }
 
     #[test]

@@ -11,10 +11,12 @@ mod task;
 mod toolchain;
 
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, ToolchainId, Unfit, Want,
+    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
+    ToRank, ToolchainId, Unfit, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -58,6 +60,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Signal,
+    Doorbell,
     Listener,
     Asker(u64),
     Output(ActionId, bool),
@@ -80,6 +83,8 @@ struct Worker {
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: Toolchains,
+    /// Those that rank 0 put here.
+    environments: [Vec<Bytes>; ENVIRONMENTS_KEPT],
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
     heard: Instant,
@@ -115,6 +120,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains,
+        environments: Default::default(),
         tasks: BTreeMap::new(),
         next_task: 1,
         heard: Instant::now(),
@@ -169,8 +175,9 @@ fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
             link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_IDLE))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             break;
         }
     }
@@ -212,8 +219,9 @@ fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
             };
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }
     }
@@ -249,7 +257,7 @@ impl Worker {
             for (action, task) in &self.tasks {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
-            let ready = interest.wait(backoff.step(cap))?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -351,8 +359,8 @@ impl Worker {
                     self.questions.forget(task.number());
                 }
             }
-            ToRank::Answer { action, epoch, path, id, record } => {
-                self.handle_answer(action, epoch, &path, id, record.as_deref())?;
+            ToRank::Answer { action, epoch, path, id, record, also } => {
+                self.handle_answer(action, epoch, &path, id, record.as_deref(), &also)?;
             }
             ToRank::Listing { action, path, names } => {
                 if let Some(task) = self.tasks.get_mut(&action) {
@@ -427,7 +435,16 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, assignment: Assignment) -> Result<()> {
+    fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
+        let environment = assignment.environment;
+        let slot =
+            self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
+        // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
+        if let Some(entries) = environment.entries {
+            *slot = entries;
+        }
+        assignment.invocation.environment.clone_from(slot);
+        let valid = assignment.valid.list().context("a malformed set of ids")?;
         let shared = self.enter(assignment.epoch)?;
         let mut epoch = shared.borrow_mut();
         for record in &assignment.records {
@@ -439,7 +456,7 @@ impl Worker {
             return Err(io::Error::from(nix::errno::Errno::ENOSPC).into());
         }
         // Others on this host may evict what nobody uses.
-        for digest in assignment.valid.iter().filter_map(|id| epoch.digests.get(id)) {
+        for digest in valid.iter().filter_map(|id| epoch.digests.get(id)) {
             self.store.has(digest);
         }
         let number = self.next_task;
@@ -455,7 +472,7 @@ impl Worker {
             socket: self.questions.path(),
             library: &self.options.library,
             table_fd: epoch.memory.fd(),
-            valid: &assignment.valid,
+            valid: &valid,
             free_bytes,
         })?;
         self.tasks.insert(assignment.action, task);
@@ -469,12 +486,13 @@ impl Worker {
         path: &[u8],
         id: RecordId,
         record: Option<&Record>,
+        also: &Also,
     ) -> Result<()> {
         let shared = match self.enter(epoch) {
             Ok(shared) => shared,
             Err(error) => return self.refuse(action, "epoch-over", error.to_string(), true),
         };
-        if let Some(record) = record {
+        for record in record.into_iter().chain(&also.records) {
             let published = self.publish(&mut shared.borrow_mut(), record);
             if let Err(error) = published {
                 return self.refuse(action, "table-full", error.to_string(), true);
@@ -484,7 +502,9 @@ impl Worker {
         if task.epoch() != epoch {
             return self.refuse(action, "epoch-over", "a new epoch began while it ran".to_owned(), true);
         }
-        task.page().set_valid(id);
+        for id in also.valid.iter().copied().chain([id]) {
+            task.page().set_valid(id);
+        }
         let number = task.number();
         let digest = shared.borrow().digests.get(&id).copied();
         match digest {
@@ -528,6 +548,8 @@ impl Worker {
     fn handle_ready(&mut self, token: Token) -> Result<()> {
         match token {
             Token::Signal => self.stopping = true,
+            // Messages are looked for in every turn.
+            Token::Doorbell => {}
             Token::Listener => self.questions.accept(),
             Token::Asker(asker) => {
                 if let Some(question) = self.questions.read(asker) {
@@ -555,7 +577,6 @@ impl Worker {
             self.questions.answer(question.task, &question.path, |_| true, None);
             return Ok(());
         };
-        task.misses += 1;
         let (action, epoch_number) = (*action, task.epoch());
         if question.want == Want::Content
             && let Some(shared) = self.tables.get(&epoch_number).cloned()
@@ -574,9 +595,11 @@ impl Worker {
                     self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
                     return Ok(());
                 }
+                task.misses += 1;
                 return self.await_content(question.task, &question.path, digest, id, epoch_number);
             }
         }
+        task.misses += 1;
         self.tell(&FromRank::Ask { action, path: question.path.clone(), want: question.want })
     }
 
@@ -602,7 +625,7 @@ impl Worker {
                 return self.refuse(action, "unreadable-output", format!("{error:#}"), true);
             }
         }
-        self.tell(&FromRank::Done { action, result, used })
+        self.tell(&FromRank::Done { action, result, used: Ids::of(used) })
     }
 
     fn send_chunks(&mut self, action: ActionId, stream: Stream, content: &mut task::Content) -> Result<()> {
