@@ -39,6 +39,8 @@ const TAG_BELL: i32 = 2;
 struct Pending {
     request: ffi::MPI_Request,
     buffer: Vec<u8>,
+    /// The rank at the other end.
+    peer: i32,
     tag: i32,
 }
 
@@ -107,6 +109,11 @@ impl Link {
     /// Is anything in flight whose progress depends on us?
     pub fn busy(&self) -> bool {
         !self.sends.is_empty() || self.receives.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Bytes of messages to a rank that MPI has not yet taken from us.
+    pub fn in_flight_bytes(&self, to: i32) -> usize {
+        self.sends.iter().filter(|pending| pending.peer == to).map(|pending| pending.buffer.len()).sum()
     }
 
     /// Starts sending `message` to `to`; returns at once.
@@ -182,7 +189,7 @@ impl Link {
             ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, tag, self.comm, &raw mut request)
         };
         check("send", code)?;
-        self.sends.push(Pending { request, buffer: message, tag });
+        self.sends.push(Pending { request, buffer: message, tag, peer: to });
         Ok(())
     }
 
@@ -260,7 +267,7 @@ impl Link {
         check("receive", code)?;
         let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
         let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
-        queue.push_back(Pending { request, buffer, tag: status.MPI_TAG });
+        queue.push_back(Pending { request, buffer, tag: status.MPI_TAG, peer: status.MPI_SOURCE });
         Ok(true)
     }
 

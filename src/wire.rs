@@ -33,7 +33,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 pub type Bytes = Vec<u8>;
 
 /// BLAKE3 of a content, with its length in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Digest {
     pub hash: [u8; 32],
     pub bytes: u64,
@@ -280,13 +280,68 @@ pub struct SameFile {
     pub digest: Option<Digest>,
 }
 
-/// Everything that decides what a driver does with a given tree: the programs it runs, their libraries, and the files
-/// that libc opens behind the preload library's back (locale, time zone).
+/// Everything that decides what a driver does with a given tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Toolchain {
-    /// Paths that may be executed, as the driver spells them.
+    /// Paths that may be executed, as the driver spells them; the driver comes first.
     pub programs: Vec<Bytes>,
+    /// Their real paths on the head, in the same order.
+    pub reals: Vec<Bytes>,
+    /// The programs and their libraries.
     pub files: Vec<SameFile>,
+    /// How they are laid out on a host that has others, or why that cannot be done.
+    pub shipment: Result<Shipment, String>,
+    pub behind: BehindLibc,
+}
+
+/// A file of the head's with its name in a folder of a host that lacks it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShippedFile {
+    /// Relative to the folder.
+    pub name: Bytes,
+    /// On the head.
+    pub source: Bytes,
+    pub digest: Digest,
+}
+
+/// A toolchain as a folder of a host that does not have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shipment {
+    /// `e_machine` of all its ELF files.
+    pub machine: u16,
+    /// `ld.so`, `bin/<n>` for the n-th program, `lib/<name>`.
+    pub files: Vec<ShippedFile>,
+    /// Files of the folder whose own DT_RPATH must not be followed; an empty name stands for the programs.
+    pub rpaths: Vec<Bytes>,
+}
+
+/// Files that libc opens behind the preload library's back (locale, time zone).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BehindLibc {
+    pub same: Vec<SameFile>,
+    /// Their copies for a host that has others.
+    pub files: Vec<ShippedFile>,
+    /// What leads libc to the copies.
+    pub variables: Vec<Variable>,
+    /// The head has a locale archive, which no variable leads to.
+    pub has_archive: bool,
+}
+
+/// An environment variable of a compile on a host whose own files behind libc are others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variable {
+    pub name: Bytes,
+    pub value: Bytes,
+    /// The value is a name in the toolchain's folder.
+    pub in_folder: bool,
+}
+
+/// Why a host cannot have a toolchain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfit {
+    /// A stable name.
+    pub reason: String,
+    pub detail: String,
 }
 
 /// Environments a rank remembers. A build has a few: one for each folder and variant of flags at most.
@@ -338,10 +393,14 @@ pub enum ToRank {
     Welcome {
         session: String,
     },
-    /// Answered by [`FromRank::Toolchain`].
+    /// Answered by [`FromRank::Toolchain`] or [`FromRank::Lacks`].
     Toolchain {
         id: ToolchainId,
-        toolchain: Toolchain,
+        toolchain: Box<Toolchain>,
+    },
+    /// What the rank's host lacked of a toolchain was sent, to this rank or another of the host; answered as above.
+    Shipped {
+        id: ToolchainId,
     },
     Assign(Box<Assignment>),
     Cancel {
@@ -377,10 +436,15 @@ pub enum ToRank {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum FromRank {
     Hello(RankFacts),
-    /// Does this host have exactly that toolchain? The error says what differs.
+    /// Can this host run that toolchain, its own or a shipped one?
     Toolchain {
         id: ToolchainId,
-        verdict: Result<(), String>,
+        verdict: Result<(), Unfit>,
+    },
+    /// This host could run that toolchain if it had these contents.
+    Lacks {
+        id: ToolchainId,
+        contents: Vec<Digest>,
     },
     /// A process of the action wants to know about a path.
     Ask {

@@ -764,18 +764,18 @@ PROGRAMS = Theme("programs", "Which file is run as gcc, and under which name.", 
         ./gcc -c ../x.c
         ../bin/gcc -c ../bad.c
         PATH=:$PATH gcc -c ../bad.c
-    """, prepare="mkdir bin; ln -s /usr/bin/gcc bin/gcc", where="toolchain-mismatch"),
+    """, prepare="mkdir bin; ln -s /usr/bin/gcc bin/gcc"),
     Case("copies and links under other names", """
         ./gcc -c x.c
         ./mygcc -c x.c -o 2.o
         ./x86-gcc -c x.c -o 3.o
-    """, prepare="cp /usr/bin/gcc gcc; cp /usr/bin/gcc mygcc; ln -s /usr/bin/gcc x86-gcc", where="toolchain-mismatch"),
+    """, prepare="cp /usr/bin/gcc gcc; cp /usr/bin/gcc mygcc; ln -s /usr/bin/gcc x86-gcc"),
     Case("somebody's own as in PATH", """
         PATH=$TREE/bin:$PATH gcc -c x.c
         PATH=bin:$PATH gcc -c x.c
         gcc -c x.c -B bin
     """, {"bin/as": '#!/bin/sh\necho own-as >&2\nexec /usr/bin/as "$@"\n'}, prepare="chmod +x bin/as",
-         where="foreign-program toolchain-search toolchain-unknown"),
+         where="foreign-program script-compiler toolchain-search"),
     Case("exec with another argv[0]", "exec -a foo gcc -c bad.c"),
     Case("any argv[0]", """
         (exec -a gcc-99 gcc -c bad.c)

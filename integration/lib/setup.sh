@@ -28,6 +28,7 @@ dash                                             dash
 perl                                             perl
 python3                                          python3
 unshare                                          util-linux
+chroot                                           coreutils
 mount                                            mount
 find                                             findutils
 timeout                                          coreutils

@@ -12,6 +12,7 @@ use crate::env::{self, DRIVER_BYTES_MAX, Survey};
 use crate::fixed::{Fixed, bytes_of};
 use crate::hook::{self, Mode};
 use crate::keep::kept;
+use crate::loader::{self, Command};
 use crate::sys;
 use crate::table::{Strings, next};
 use crate::target::{self, PathText, Target};
@@ -42,6 +43,7 @@ struct Call {
     kind: Kind,
 }
 
+#[derive(Clone, Copy)]
 enum Kind {
     Exec,
     /// fexecve, which has its own ways where execveat is missing.
@@ -251,11 +253,22 @@ unsafe fn launch_in_worker(call: &Call, envp: Strings, survey: &Survey) -> c_int
         },
     };
     // SAFETY: as above.
-    if let Err(errno) = unsafe { vfs::before_exec(path) } {
-        return call.refused(errno);
-    }
-    // SAFETY: the caller's own call, with the file that the head means; the survey is of this `envp`.
-    let result = unsafe { env::with_child(envp, survey, Image::Native, &|envp| call.direct(path, envp)) };
+    let program = match unsafe { vfs::before_exec(path) } {
+        Ok(program) => program,
+        Err(errno) => return call.refused(errno),
+    };
+    let start = |call: &Call, path| {
+        // SAFETY: the caller's own call, with the file that the head means; the survey is of this `envp`.
+        unsafe { env::with_child(envp, survey, Image::Native, &|envp| call.direct(path, envp)) }
+    };
+    // SAFETY: the caller's array.
+    let result = unsafe {
+        loader::with_command(program, call.argv, &|command| match command {
+            Command::Own => start(call, path),
+            Command::Loaded { path, argv } => start(&Call { target: call.target, argv, kind: call.kind }, path),
+            Command::TooLong => call.refused(libc::ENOMEM),
+        })
+    };
     if call.has_failed(result) {
         let errno = hook::errno();
         vfs::exec_failed();

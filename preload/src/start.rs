@@ -13,7 +13,8 @@ use crate::sys;
 use crate::table::Strings;
 use crate::target::{self, PathText};
 use crate::vfs;
-use core::ffi::{c_char, c_int, c_void};
+use crate::view;
+use core::ffi::{CStr, c_char, c_int, c_void};
 use mpicc_proxy_abi::LIBRARY_NAME;
 
 /// Exit status of a remote compiler that cannot see the tree; the rank discards the result.
@@ -40,6 +41,9 @@ fn start() {
             if !vfs::start() {
                 // Without the tree this process would read and write this host's files in the head's name.
                 sys::exit(WORKER_FAILED);
+            }
+            if let (Some(stack), Some(name)) = (stack, view::own_name()) {
+                stack.rename(name);
             }
         }
         Mode::Build | Mode::Off | Mode::Unset => {}
@@ -159,7 +163,17 @@ fn keep_own_path(kept: &mut Kept) -> Option<()> {
 struct Stack {
     /// The path that was executed, as it was passed to the kernel.
     executed: *const c_char,
+    /// Where that path's address stands in the auxiliary vector.
+    executed_slot: *mut usize,
     is_secure: bool,
+}
+
+impl Stack {
+    /// For a program that the dynamic linker was told to start: `getauxval(AT_EXECFN)` says what it would without.
+    fn rename(&self, name: &'static CStr) {
+        // SAFETY: the kernel's vector lies on the stack, and nobody else runs yet.
+        unsafe { *self.executed_slot = name.as_ptr() as usize };
+    }
 }
 
 /// The kernel's initial stack, found through the environment: argc, argv, NULL, environment, NULL, auxiliary vector. No
@@ -178,20 +192,25 @@ fn initial_stack(envp: Strings, len: usize) -> Option<Stack> {
     // SAFETY: the vector follows the environment's NULL on the initial stack.
     let mut pair = unsafe { envp.add(len + 1) }.cast::<[usize; 2]>();
     let mut executed = core::ptr::null();
+    let mut executed_slot = core::ptr::null_mut();
     let mut is_secure = false;
     for _ in 0..PAIRS_MAX {
         // SAFETY: AT_NULL ends the vector and the loop.
         let [kind, value] = unsafe { *pair };
         match kind as u64 {
             libc::AT_NULL => break,
-            libc::AT_EXECFN => executed = value as *const c_char,
+            libc::AT_EXECFN => {
+                executed = value as *const c_char;
+                // SAFETY: the second half of the pair.
+                executed_slot = unsafe { pair.cast::<usize>().add(1) }.cast_mut();
+            }
             libc::AT_SECURE => is_secure = value != 0,
             _ => {}
         }
         // SAFETY: not yet at the end.
         pair = unsafe { pair.add(1) };
     }
-    (!executed.is_null()).then_some(Stack { executed, is_secure })
+    (!executed.is_null()).then_some(Stack { executed, executed_slot, is_secure })
 }
 
 /// argv lies before the environment: walk back until the number of words passed is the word in front of them, argc. No

@@ -51,6 +51,25 @@ pub enum Place {
 /// # Safety
 /// `path` is NULL or NUL-terminated.
 pub unsafe fn key(dir: c_int, path: *const c_char) -> Result<Key, Errno> {
+    // SAFETY: promised by the caller.
+    let key = unsafe { literal_key(dir, path) }?;
+    match own_program_at(key.bytes()) {
+        Some(program) => path::absolute(b"", program).ok_or(libc::ENAMETOOLONG),
+        None => Ok(key),
+    }
+}
+
+/// What `/proc/self/exe` leads to on the head, if that is the key. A program that was shipped is started by the dynamic
+/// linker, which is all the kernel knows of.
+pub fn own_program_at(key: &[u8]) -> Option<&'static [u8]> {
+    if key == view::OWN_PROGRAM { view::own_program() } else { None }
+}
+
+/// As [`key`], for calls that do not follow links.
+///
+/// # Safety
+/// As [`key`].
+pub unsafe fn literal_key(dir: c_int, path: *const c_char) -> Result<Key, Errno> {
     if path.is_null() {
         return Err(libc::EFAULT);
     }
@@ -379,21 +398,23 @@ pub fn temporary_target(key: &[u8], flags: c_int) -> Result<Target, Errno> {
 }
 
 /// Called before `path` is executed: only the verified programs of the toolchain may run, because any other would be
-/// this host's instead of the head's.
+/// this host's instead of the head's. Which of them it is.
 ///
 /// # Safety
 /// `path` is NUL-terminated.
-pub unsafe fn before_exec(path: *const c_char) -> Result<(), Errno> {
+pub unsafe fn before_exec(path: *const c_char) -> Result<usize, Errno> {
     // SAFETY: promised by the caller.
     let key = unsafe { key(libc::AT_FDCWD, path) }?;
     if view::has_moved() {
         return Err(unsupported(b"a program started from another working directory"));
     }
     let page = view::page();
-    let programs = &page.programs[..(page.program_count as usize).min(page.programs.len())];
-    if programs.iter().any(|program| page.bytes(*program) == key.bytes()) {
+    let count = (page.program_count as usize).min(page.programs.len());
+    let is_meant =
+        |index: &usize| [page.programs[*index], page.reals[*index]].iter().any(|name| page.bytes(*name) == key.bytes());
+    if let Some(index) = (0..count).find(is_meant) {
         page.execs.fetch_add(1, Ordering::AcqRel);
-        return Ok(());
+        return Ok(index);
     }
     if let Place::Head(known) = place(key.bytes(), Want::Record)?
         && known.entry.stat_errno != 0

@@ -7,7 +7,7 @@
 use crate::path;
 use crate::sys;
 use crate::target::PathText;
-use core::ffi::c_int;
+use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use mpicc_proxy_abi::miss::{Answer, Request, Status, Want};
 use mpicc_proxy_abi::table::{Entry, Header, TABLE_BYTES, Table, hash_path};
@@ -22,9 +22,12 @@ static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
 const KERNEL_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
 
+/// The link to the program that runs.
+pub const OWN_PROGRAM: &[u8] = b"/proc/self/exe";
+
 /// Files of the kernel's that are the same everywhere (the first four), or about this very process.
 const OWN_FILES: [&[u8]; 6] =
-    [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", b"/proc/self/exe", b"/proc/self/fd"];
+    [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", OWN_PROGRAM, b"/proc/self/fd"];
 
 /// Maps table and page. `Some(true)`: this is the task's first process. `None`: something does not fit.
 pub fn start() -> Option<bool> {
@@ -40,7 +43,39 @@ pub fn start() -> Option<bool> {
     }
     TABLE.store(table.cast(), Ordering::Release);
     PAGE.store(core::ptr::from_ref(page).cast_mut(), Ordering::Release);
+    if page.is_shipped() {
+        PROGRAM.store(page.program_of_file(command_name()?.bytes())? as u32, Ordering::Release);
+    }
     Some(page.activations.fetch_add(1, Ordering::AcqRel) == 0)
+}
+
+/// The program this process is, of a shipped toolchain.
+static PROGRAM: AtomicU32 = AtomicU32::new(NO_PROGRAM);
+const NO_PROGRAM: u32 = u32::MAX;
+
+/// What the kernel was told that this process is called. `argv[0]` is already what the program is to see.
+fn command_name() -> Option<PathText> {
+    // SAFETY: a C string.
+    let file = unsafe { sys::Fd::open(c"/proc/self/cmdline".as_ptr()) }.ok()?;
+    let mut command = [0; PATH_BYTES_MAX];
+    let count = file.read_at(0, &mut command).ok()?;
+    let mut name = PathText::new();
+    name.push(command.get(..count)?.split(|byte| *byte == 0).next()?)?;
+    Some(name)
+}
+
+/// The real path on the head of the program this process is. `None`: it is what the kernel says.
+pub fn own_program() -> Option<&'static [u8]> {
+    let page = page();
+    let real = page.reals.get(PROGRAM.load(Ordering::Acquire) as usize)?;
+    Some(page.bytes(*real))
+}
+
+/// The path by which the head would have executed the program this process is.
+pub fn own_name() -> Option<&'static CStr> {
+    let page = page();
+    let name = page.loader.names.get(PROGRAM.load(Ordering::Acquire) as usize)?;
+    CStr::from_bytes_with_nul(page.bytes(*name)).ok()
 }
 
 /// This compile's page. Only worker-mode handlers call it, and worker mode begins after [`start`].

@@ -15,6 +15,7 @@ pub mod listing;
 mod meter;
 pub mod queue;
 mod ranks;
+mod shipments;
 mod toolchains;
 
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
@@ -23,8 +24,8 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionFigures, ActionId, ActionResult, Also, Assignment, ClientCpu, Exit, FromRank, Invocation, Record,
-    RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionFigures, ActionId, ActionResult, Also, Assignment, ClientCpu, Digest, Exit, FromRank, Invocation,
+    Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use batch::Batch;
@@ -36,6 +37,7 @@ use history::{History, Running};
 use meter::{Meter, Part};
 use queue::{Command, Event, Queue, Rank};
 use ranks::Ranks;
+use shipments::Shipments;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -89,6 +91,7 @@ struct Dispatcher {
     tree: HeadTree,
     history: History,
     toolchains: Toolchains,
+    shipments: Shipments,
     environments: Environments,
     meter: Meter,
     figures: Figures,
@@ -132,6 +135,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         tree: HeadTree::default(),
         history,
         toolchains: Toolchains::new()?,
+        shipments: Shipments::default(),
         environments: Environments::default(),
         meter: Meter::default(),
         figures: Figures::default(),
@@ -172,6 +176,9 @@ impl Dispatcher {
             if Instant::now() >= heartbeat_at {
                 heartbeat_at = Instant::now() + HEARTBEAT;
                 self.beat()?;
+            }
+            if self.send_shipments()? {
+                backoff.reset();
             }
             let cap = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
             let mut interest = Interest::default();
@@ -300,7 +307,7 @@ impl Dispatcher {
     fn perform(&mut self, command: Command) -> Result<()> {
         match command {
             Command::CheckToolchain { rank, toolchain } => {
-                let content = self.toolchains.content(toolchain).clone();
+                let content = Box::new(self.toolchains.content(toolchain).clone());
                 self.tell(rank, &ToRank::Toolchain { id: toolchain, toolchain: content })
             }
             Command::Assign { action, rank } => self.assign(action, rank),
@@ -400,7 +407,8 @@ impl Dispatcher {
     fn handle_message(&mut self, rank: Rank, head: FromRank, payload: &[u8]) -> Result<()> {
         match head {
             FromRank::Hello(_) | FromRank::Heartbeat => Ok(()),
-            FromRank::Toolchain { id, verdict } => self.step(Event::ToolchainChecked { rank, toolchain: id, verdict }),
+            FromRank::Toolchain { id, verdict } => self.settle_toolchain(rank, id, verdict),
+            FromRank::Lacks { id, contents } => self.ship(rank, id, &contents),
             FromRank::Ask { action, path, want } => {
                 let sent_before = self.link.bytes().0;
                 self.answer(rank, action, &path, want)?;
@@ -472,6 +480,49 @@ impl Dispatcher {
         Some(record)
     }
 
+    fn settle_toolchain(&mut self, rank: Rank, id: ToolchainId, verdict: Result<(), Unfit>) -> Result<()> {
+        let again = self.shipments.settled(self.ranks.host(rank), rank, id);
+        self.look_again(again)?;
+        let verdict = verdict.map_err(|Unfit { reason, detail }| {
+            eprintln!("mpicc-proxy-rank: rank {rank} cannot use a toolchain: {reason}: {detail}");
+            reason
+        });
+        self.step(Event::ToolchainChecked { rank, toolchain: id, verdict })
+    }
+
+    fn ship(&mut self, rank: Rank, id: ToolchainId, contents: &[Digest]) -> Result<()> {
+        let files = self.toolchains.files_with(id, contents);
+        if self.shipments.lacks(self.ranks.host(rank), rank, id, files) {
+            return Ok(());
+        }
+        let detail = "its contents were sent, and are not there".to_owned();
+        self.settle_toolchain(rank, id, Err(Unfit { reason: "toolchain-store".to_owned(), detail }))
+    }
+
+    /// Sends on what hosts lack of toolchains, as far as the fabric has room.
+    fn send_shipments(&mut self) -> Result<bool> {
+        let mut any = false;
+        loop {
+            let link = &self.link;
+            let has_room = |rank| link.in_flight_bytes(rank) < shipments::IN_FLIGHT_BYTES_MAX;
+            let parts = self.shipments.next_parts(has_room);
+            if parts.is_empty() {
+                return Ok(any);
+            }
+            any = true;
+            for (rank, head, part) in parts {
+                self.link.send(rank, wire::message(&head, &part)?)?;
+            }
+        }
+    }
+
+    fn look_again(&mut self, ranks: Vec<(Rank, ToolchainId)>) -> Result<()> {
+        for (rank, id) in ranks {
+            self.tell(rank, &ToRank::Shipped { id })?;
+        }
+        Ok(())
+    }
+
     /// Sends the contents of records, ahead of the records: small ones together, large ones in parts.
     fn send_contents(&mut self, rank: Rank, ids: &[RecordId]) -> Result<()> {
         let mut batch = Batch::default();
@@ -526,6 +577,8 @@ impl Dispatcher {
         for rank in self.ranks.silent_for(SILENCE_MAX) {
             eprintln!("mpicc-proxy-rank: rank {rank} gave no sign of life for {} s; it is lost", SILENCE_MAX.as_secs());
             self.ranks.lose(rank);
+            let again = self.shipments.lost(rank);
+            self.look_again(again)?;
             self.link.forget(rank);
             self.step(Event::RankLost { rank })?;
         }

@@ -27,7 +27,7 @@ pub enum Event {
         rank: Rank,
         enough: bool,
     },
-    /// The rank has (or has not, and why) exactly this toolchain.
+    /// The rank's host can (or cannot, for this reason) run exactly this toolchain.
     ToolchainChecked {
         rank: Rank,
         toolchain: ToolchainId,
@@ -307,7 +307,7 @@ impl Queue {
         match (best, hope, why_unfit) {
             (Some((_, rank)), ..) => Choice::Rank(rank),
             (None, true, _) => Choice::Wait,
-            (None, false, Some(_)) => Choice::Never("toolchain-mismatch".to_owned()),
+            (None, false, Some(why)) => Choice::Never(why),
             (None, false, None) if full => Choice::Never("store-full".to_owned()),
             (None, false, None) => Choice::Never("no-ranks".to_owned()),
         }
@@ -363,8 +363,8 @@ mod tests {
         assert_eq!(queue.step(submit(1)), [Command::RunLocally { action: 1, reason: "no-ranks".into() }]);
         queue.step(Event::RankJoined { rank: 1, slots: 1 });
         queue.step(submit(2));
-        let unfit = Event::ToolchainChecked { rank: 1, toolchain: 7, verdict: Err("cc1 differs".into()) };
-        assert_eq!(queue.step(unfit), [Command::RunLocally { action: 2, reason: "toolchain-mismatch".into() }]);
+        let unfit = Event::ToolchainChecked { rank: 1, toolchain: 7, verdict: Err("toolchain-store".into()) };
+        assert_eq!(queue.step(unfit), [Command::RunLocally { action: 2, reason: "toolchain-store".into() }]);
         assert!(queue.is_empty());
     }
 

@@ -123,6 +123,11 @@ impl Ranks {
         self.ranks.iter().filter(|(_, state)| !state.lost).map(|(rank, _)| *rank).collect()
     }
 
+    /// The name of a rank's host.
+    pub fn host(&self, rank: Rank) -> &str {
+        self.ranks.get(&rank).map_or("", |state| &state.facts.host)
+    }
+
     /// Notes a sign of life; `false` for a rank that was declared lost, whose words no longer count.
     pub fn heard(&mut self, rank: Rank) -> bool {
         match self.ranks.get_mut(&rank) {

@@ -4,10 +4,10 @@
 //! A compiler that is replaced while the job runs is noticed: the programs' stamps are compared for every action, the
 //! libraries' every [`LIBRARIES_EVERY`].
 
-use crate::driver::toolchain::{self, Stamp, ToolchainKey};
-use crate::wire::{ActionId, Bytes, Invocation, Toolchain, ToolchainId};
+use crate::driver::toolchain::{self, Stamp, ToolchainKey, Unusable};
+use crate::wire::{ActionId, Bytes, Digest, Invocation, ShippedFile, Toolchain, ToolchainId};
 use anyhow::Result;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -37,7 +37,7 @@ struct Entry {
     own_libraries: bool,
 }
 
-type Inspected = (ToolchainKey, Result<(Toolchain, Vec<(Bytes, Stamp)>), String>);
+type Inspected = (ToolchainKey, Result<(Toolchain, Vec<(Bytes, Stamp)>), Unusable>);
 
 pub struct Toolchains {
     entries: HashMap<ToolchainKey, Entry>,
@@ -90,8 +90,9 @@ impl Toolchains {
     fn inspect(&self, key: ToolchainKey) {
         let (sender, waker) = (self.sender.clone(), self.waker.try_clone());
         std::thread::spawn(move || {
-            let result = toolchain::inspect(&key).map_err(|error| format!("{error:#}")).map(|toolchain| {
-                let stamps = toolchain.files.iter().map(|f| (f.path.clone(), toolchain::stamp(&f.path))).collect();
+            let result = toolchain::inspect(&key).map(|toolchain| {
+                let files = toolchain.files.iter().chain(&toolchain.behind.same);
+                let stamps = files.map(|f| (f.path.clone(), toolchain::stamp(&f.path))).collect();
                 (toolchain, stamps)
             });
             // The dispatcher may have stopped meanwhile; nobody needs the answer then.
@@ -121,7 +122,10 @@ impl Toolchains {
                     (entry.programs, entry.libraries) = stamps.into_iter().partition(is_program);
                     entry.known = Ok(self.number(toolchain));
                 }
-                Err(why) => eprintln!("mpicc-proxy-rank: a toolchain cannot be used remotely: {why}"),
+                Err(Unusable { reason, detail }) => {
+                    eprintln!("mpicc-proxy-rank: a toolchain cannot be used remotely: {reason}: {detail}");
+                    entry.known = Err(reason.to_owned());
+                }
             }
             finished.push((entry.known.clone(), self.waiting.remove(&key).unwrap_or_default()));
             self.entries.insert(key, entry);
@@ -135,6 +139,14 @@ impl Toolchains {
             self.contents.len() - 1
         });
         index as ToolchainId
+    }
+
+    /// The files of a toolchain that have these contents, once each.
+    pub fn files_with(&self, id: ToolchainId, contents: &[Digest]) -> Vec<ShippedFile> {
+        let mut wanted: HashSet<&Digest> = contents.iter().collect();
+        let Some(toolchain) = self.contents.get(id as usize) else { return Vec::new() };
+        let parts = toolchain.shipment.iter().flat_map(|shipment| &shipment.files);
+        parts.chain(&toolchain.behind.files).filter(|file| wanted.remove(&file.digest)).cloned().collect()
     }
 
     pub fn content(&self, id: ToolchainId) -> &Toolchain {

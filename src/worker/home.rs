@@ -4,6 +4,7 @@
 //! <base>/mpicc-proxy-<uid>-<session>/   0700
 //!     lock        every rank holds it shared; who gets it exclusively at the end removes the folder
 //!     cas/        contents, shared by all ranks of the host (`store`)
+//!     tc-<hex>/   toolchains that are not the host's own, also shared (`toolchain`)
 //!     r<rank>/    socket and task folders of one rank
 //! ```
 //!
@@ -82,6 +83,11 @@ impl Home {
         make_private(&home.contents())?;
         make_private(&home.rank_folder)?;
         Ok(home)
+    }
+
+    /// The session's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Folder of the contents.

@@ -1,7 +1,8 @@
 //! The shared memory of a rank: the table of the head's tree and one page for each task, in memfds. Writing side; the
 //! layouts are in `mpicc-proxy-abi`.
 
-use crate::wire::{Invocation, Record, RecordId, Toolchain};
+use crate::wire::{Bytes, Invocation, Record, RecordId};
+use crate::worker::toolchain::Usable;
 use anyhow::{Context, Result, bail};
 use memfd::MemfdOptions;
 use mpicc_proxy_abi::table::{Entry, Facts, Span, TABLE_BYTES, Table, Writer};
@@ -100,7 +101,7 @@ pub struct TaskMemory {
 pub struct TaskFacts<'a> {
     pub task: u32,
     pub invocation: &'a Invocation,
-    pub toolchain: &'a Toolchain,
+    pub toolchain: &'a Usable,
     pub scratch: &'a Path,
     pub store: &'a Path,
     pub socket: &'a Path,
@@ -131,13 +132,16 @@ impl TaskMemory {
         page.scratch = keep(page, facts.scratch.as_os_str().as_bytes())?;
         page.store = keep(page, facts.store.as_os_str().as_bytes())?;
         page.socket = keep(page, facts.socket.as_os_str().as_bytes())?;
-        if facts.toolchain.programs.len() > PROGRAMS_MAX {
-            bail!("a toolchain of {} programs; a task page holds {PROGRAMS_MAX}", facts.toolchain.programs.len());
+        let programs = &facts.toolchain.toolchain.programs;
+        if programs.len() > PROGRAMS_MAX {
+            bail!("a toolchain of {} programs; a task page holds {PROGRAMS_MAX}", programs.len());
         }
-        for (index, program) in facts.toolchain.programs.iter().enumerate() {
+        for (index, (program, real)) in programs.iter().zip(&facts.toolchain.toolchain.reals).enumerate() {
             page.programs[index] = keep(page, program)?;
+            page.reals[index] = keep(page, real)?;
         }
-        page.program_count = facts.toolchain.programs.len() as u32;
+        page.program_count = programs.len() as u32;
+        keep_loader(page, facts.toolchain)?;
         // The driver itself, which the rank starts.
         page.execs.store(1, Ordering::Relaxed);
         Ok(TaskMemory { shared })
@@ -151,6 +155,36 @@ impl TaskMemory {
         // SAFETY: initialised by `new`; what other processes change is atomic or written once before it is published.
         unsafe { self.shared.base.cast().as_ref() }
     }
+}
+
+/// How programs run that are not the host's own.
+fn keep_loader(page: &mut Page, toolchain: &Usable) -> Result<()> {
+    let (Some(folder), Ok(shipment)) = (toolchain.programs_folder(), &toolchain.toolchain.shipment) else {
+        return Ok(());
+    };
+    let keep_path = |page: &Page, name: &str| {
+        let path = folder.join(name);
+        if path.as_os_str().as_bytes().contains(&b':') {
+            bail!("{} has a colon in its name, which separates folders", path.display());
+        }
+        keep(page, &[path.as_os_str().as_bytes(), b"\0"].concat())
+    };
+    page.loader.path = keep_path(page, "ld.so")?;
+    page.loader.library_path = keep_path(page, "lib")?;
+    if !shipment.rpaths.is_empty() {
+        // What stands for the programs, the empty name, stays empty.
+        let name = |name: &Bytes| match &name[..] {
+            b"" => Vec::new(),
+            name => [folder.as_os_str().as_bytes(), b"/", name].concat(),
+        };
+        let names: Vec<Bytes> = shipment.rpaths.iter().map(name).collect();
+        page.loader.inhibit_rpath = keep(page, &[names.join(&b':'), b"\0".to_vec()].concat())?;
+    }
+    for (index, name) in toolchain.toolchain.programs.iter().enumerate() {
+        page.loader.files[index] = keep_path(page, &format!("bin/{index}"))?;
+        page.loader.names[index] = keep(page, &[name, b"\0".as_slice()].concat())?;
+    }
+    Ok(())
 }
 
 fn keep(page: &Page, bytes: &[u8]) -> Result<Span> {
@@ -193,7 +227,7 @@ mod tests {
             limits: vec![(7, 100, 200)],
             viewpoint: Default::default(),
         };
-        let toolchain = Toolchain { programs: vec![b"/usr/bin/gcc".to_vec()], files: vec![] };
+        let toolchain = Usable::own(vec![b"/usr/bin/gcc".to_vec()]);
         let here = Path::new("/s");
         let facts = TaskFacts {
             task: 9,

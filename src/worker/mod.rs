@@ -8,15 +8,15 @@ mod run;
 mod space;
 mod store;
 mod task;
+mod toolchain;
 
-use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
     self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
-    ToRank, Toolchain, ToolchainId, Want,
+    ToRank, ToolchainId, Unfit, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -33,6 +33,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use store::Store;
 use task::{Finished, Task};
+use toolchain::{Answer, Toolchains};
 
 /// Time between two heartbeats to rank 0.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -81,10 +82,9 @@ struct Worker {
     questions: Questions,
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
-    toolchains: BTreeMap<ToolchainId, Toolchain>,
+    toolchains: Toolchains,
     /// Those that rank 0 put here.
     environments: [Vec<Bytes>; ENVIRONMENTS_KEPT],
-    verifier: Verifier,
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
     heard: Instant,
@@ -111,6 +111,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         Ok(settled) => settled,
         Err(error) => return without_room(link, &signals, &format!("{error:#}")),
     };
+    let toolchains = Toolchains::new(&session, link.rank());
     let mut worker = Worker {
         link,
         session,
@@ -118,9 +119,8 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         questions,
         epoch: 0,
         tables: BTreeMap::new(),
-        toolchains: BTreeMap::new(),
+        toolchains,
         environments: Default::default(),
-        verifier: Verifier::default(),
         tasks: BTreeMap::new(),
         next_task: 1,
         heard: Instant::now(),
@@ -152,7 +152,10 @@ fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
         while let Some((_, message)) = link.receive()? {
             heard = Instant::now();
             let answer = match wire::take_message(&message)?.0 {
-                ToRank::Toolchain { id, .. } => FromRank::Toolchain { id, verdict: Err("store-full".to_owned()) },
+                ToRank::Toolchain { id, .. } => {
+                    let unfit = Unfit { reason: "store-full".to_owned(), detail: why.to_owned() };
+                    FromRank::Toolchain { id, verdict: Err(unfit) }
+                }
                 ToRank::Assign(assignment) => FromRank::Refused {
                     action: assignment.action,
                     reason: "store-full".to_owned(),
@@ -285,6 +288,10 @@ impl Worker {
         {
             // Tables still say that contents are here; compiles that do not find one ask again.
             (self.store, self.questions) = (store, questions);
+            for id in self.toolchains.store_moved() {
+                let answer = self.toolchains.look(id, &mut self.store);
+                self.answer_toolchain(id, answer)?;
+            }
         }
         let roomy = is_roomy(self);
         if roomy != self.roomy {
@@ -327,12 +334,20 @@ impl Worker {
         match head {
             ToRank::Welcome { .. } | ToRank::Heartbeat => {}
             ToRank::Toolchain { id, toolchain } => {
-                let verdict = self.verifier.verify(&toolchain);
-                self.toolchains.insert(id, toolchain);
-                self.tell(&FromRank::Toolchain { id, verdict })?;
+                let answer = self.toolchains.ask(id, *toolchain, &mut self.store);
+                self.answer_toolchain(id, answer)?;
+            }
+            ToRank::Shipped { id } => {
+                let answer = self.toolchains.look(id, &mut self.store);
+                self.answer_toolchain(id, answer)?;
             }
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
+                let toolchain = self.toolchains.get(assignment.toolchain);
+                if toolchain.is_some_and(|toolchain| toolchain.lacks_locale(&assignment.invocation)) {
+                    let detail = "the head's locale archive is not this host's".to_owned();
+                    return self.refuse(action, "locale-archive", detail, true);
+                }
                 if let Err(error) = self.begin(*assignment) {
                     let is_full = error.root_cause().downcast_ref().is_some_and(store::is_full);
                     let reason = if is_full { "store-full" } else { "rank-trouble" };
@@ -361,6 +376,14 @@ impl Worker {
             ToRank::Stop => self.stopping = true,
         }
         Ok(())
+    }
+
+    fn answer_toolchain(&mut self, id: ToolchainId, answer: Answer) -> Result<()> {
+        self.tell(&match answer {
+            Answer::Fit => FromRank::Toolchain { id, verdict: Ok(()) },
+            Answer::Unfit(unfit) => FromRank::Toolchain { id, verdict: Err(unfit) },
+            Answer::Lacks(contents) => FromRank::Lacks { id, contents },
+        })
     }
 
     fn receive(&mut self, digest: Digest, at: u64, part: &[u8]) -> Result<()> {
@@ -432,7 +455,7 @@ impl Worker {
         }
         let number = self.next_task;
         self.next_task = self.next_task.wrapping_add(1).max(1);
-        let toolchain = self.toolchains.get(&assignment.toolchain).context("an action came before its toolchain")?;
+        let toolchain = self.toolchains.get(assignment.toolchain).context("an action came before its toolchain")?;
         let task = Task::start(&task::Start {
             number,
             epoch: assignment.epoch,
@@ -609,8 +632,9 @@ impl Worker {
     /// Kills what runs, removes this rank's folder and leaves MPI, all within bounds.
     fn shut_down(mut self) {
         self.tasks.clear();
-        let Worker { link, store, questions, .. } = self;
+        let Worker { link, store, questions, toolchains, .. } = self;
         drop(questions);
+        drop(toolchains);
         drop(store);
         leave(link);
     }

@@ -5,7 +5,7 @@ use crate::environment;
 use crate::wire::{Bytes, Exit, Invocation};
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::env;
-use mpicc_proxy_abi::task::{TABLE_FD, TASK_FD};
+use mpicc_proxy_abi::task::{Page, TABLE_FD, TASK_FD};
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -29,6 +29,10 @@ pub struct Surroundings<'a> {
     pub scratch: &'a Path,
     pub table_fd: RawFd,
     pub task_fd: RawFd,
+    /// How the toolchain's programs are run.
+    pub page: &'a Page,
+    /// Variables in place of the invocation's own.
+    pub variables: &'a [(Bytes, Bytes)],
     pub stdout: RawFd,
     pub stderr: RawFd,
 }
@@ -45,8 +49,7 @@ pub struct Ended {
 /// # Errors
 /// The driver cannot be started on this host.
 pub fn start(invocation: &Invocation, around: &Surroundings<'_>) -> Result<Running> {
-    let driver = CString::new(invocation.driver.clone())?;
-    let argv = strings(&invocation.argv)?;
+    let (driver, argv) = command(invocation, around.page)?;
     let environment = strings(&remote_environment(invocation, around))?;
     let scratch = CString::new(around.scratch.as_os_str().as_bytes())?;
     // MPI libraries do not mark all their descriptors; a compiler must not keep a peer's connection open.
@@ -144,14 +147,27 @@ fn kill_group(pid: libc::pid_t) {
 /// The client's environment, with the library in worker mode. TMPDIR stays: temporary files land in scratch like all
 /// others, and their names show up in messages of the assembler.
 fn remote_environment(invocation: &Invocation, around: &Surroundings<'_>) -> Vec<Bytes> {
-    let replaced = [env::LD_PRELOAD, env::WORKER];
-    let is_replaced = |entry: &Bytes| replaced.iter().any(|name| environment::is_named(entry, name));
+    let is_replaced = |entry: &Bytes| {
+        [env::LD_PRELOAD, env::WORKER].iter().any(|name| environment::is_named(entry, name))
+            || around.variables.iter().any(|(name, _)| environment::is_named(entry, name))
+    };
     let mut entries: Vec<Bytes> = invocation.environment.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
     let version = mpicc_proxy_abi::VERSION.to_string();
     for (name, value) in [(env::LD_PRELOAD, around.library.as_os_str().as_bytes()), (env::WORKER, version.as_bytes())] {
         entries.push([name, b"=", value].concat());
     }
+    entries.extend(around.variables.iter().map(|(name, value)| [name.as_slice(), b"=", value].concat()));
     entries
+}
+
+/// The driver's file and command line on this host. The driver is the first program of its toolchain.
+fn command(invocation: &Invocation, page: &Page) -> Result<(CString, Vec<CString>)> {
+    let driver = CString::new(invocation.driver.clone())?;
+    let argv = strings(&invocation.argv)?;
+    let name = argv.first().map_or(c"", CString::as_c_str);
+    let Some(loaded) = page.loaded(0, name) else { return Ok((driver, argv)) };
+    let loader = loaded.arguments().iter().map(|argument| (*argument).to_owned());
+    Ok((loaded.path.to_owned(), loader.chain(argv.iter().skip(1).cloned()).collect()))
 }
 
 fn strings(parts: &[Bytes]) -> Result<Vec<CString>> {

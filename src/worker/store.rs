@@ -55,6 +55,7 @@ struct Arriving {
     file: File,
     path: PathBuf,
     bytes: u64,
+    hash: blake3::Hasher,
 }
 
 impl Store {
@@ -94,7 +95,7 @@ impl Store {
     /// Takes the part of a content that starts at `at`; parts come in order. `true` when the content is complete.
     ///
     /// # Errors
-    /// The store is full, or a part is missing.
+    /// The store is full, a part is missing, or what arrived does not have the digest it should.
     pub fn receive(&mut self, digest: Digest, at: u64, part: &[u8]) -> io::Result<bool> {
         if self.find(&digest) {
             self.forget_arriving(&digest);
@@ -119,17 +120,23 @@ impl Store {
             self.temporary += 1;
             let path = self.home.rank_folder().join(format!("c{}", self.temporary));
             let file = File::options().write(true).create_new(true).mode(0o400).open(&path)?;
-            self.arriving.insert(digest, Arriving { file, path, bytes: 0 });
+            self.arriving.insert(digest, Arriving { file, path, bytes: 0, hash: blake3::Hasher::new() });
         }
         // A content that was sent twice (asked for by a compile while it was on its way) starts over.
         let arriving = self.arriving.get_mut(&digest).filter(|arriving| at <= arriving.bytes);
         let Some(arriving) = arriving else {
             return Err(io::Error::other("a part of a content came without its beginning"));
         };
-        arriving.file.write_all_at(part, at)?;
-        arriving.bytes = arriving.bytes.max(at + part.len() as u64);
+        // Of what came before, the first one counts: what is written is what was hashed.
+        let fresh = usize::try_from(arriving.bytes - at).ok().and_then(|known| part.get(known..)).unwrap_or_default();
+        arriving.file.write_all_at(fresh, arriving.bytes)?;
+        arriving.bytes += fresh.len() as u64;
+        arriving.hash.update(fresh);
         if arriving.bytes < digest.bytes {
             return Ok(false);
+        }
+        if arriving.bytes > digest.bytes || *arriving.hash.finalize().as_bytes() != digest.hash {
+            return Err(io::Error::other("what arrived is not what was promised"));
         }
         fs::rename(&arriving.path, self.home.contents().join(digest.file_name()))?;
         self.arriving.remove(&digest);
@@ -268,6 +275,20 @@ mod tests {
     fn a_part_without_its_beginning_is_refused() {
         let base = tempfile::tempdir().unwrap();
         assert!(store(&base, 1, LIMIT).receive(Digest::of(b"abc"), 1, b"bc").is_err());
+    }
+
+    #[test]
+    fn another_content_than_promised_gets_no_name() {
+        let base = tempfile::tempdir().unwrap();
+        let mut store = store(&base, 1, LIMIT);
+        let digest = Digest::of(b"abc");
+        for other in [b"abd".as_slice(), b"abcd"] {
+            assert!(store.receive(digest, 0, other).is_err());
+            assert!(!store.has(&digest));
+        }
+        assert!(!store.receive(digest, 0, b"ab").unwrap());
+        assert!(store.receive(digest, 0, b"xyc").unwrap(), "of a part that came before, the first one counts");
+        assert_eq!(fs::read(store.path(&digest)).unwrap(), b"abc");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! may be believed.
 
 use crate::event::Interest;
-use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
+use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
 use crate::worker::space::Space;
+use crate::worker::toolchain::Usable;
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteState};
 use std::ffi::OsStr;
@@ -25,7 +26,7 @@ pub struct Start<'a> {
     pub number: u32,
     pub epoch: u32,
     pub invocation: &'a Invocation,
-    pub toolchain: &'a Toolchain,
+    pub toolchain: &'a Usable,
     pub rank_folder: &'a Path,
     pub store: &'a Path,
     pub socket: &'a Path,
@@ -145,6 +146,8 @@ impl Task {
             scratch: &scratch.0,
             table_fd: start.table_fd,
             task_fd: memory.fd(),
+            page: memory.page(),
+            variables: &start.toolchain.variables(),
             stdout: stdout_end.as_raw_fd(),
             stderr: if start.invocation.merged_output { stdout_end.as_raw_fd() } else { stderr_end.as_raw_fd() },
         };

@@ -7,6 +7,7 @@
 pub mod driver;
 pub mod env;
 pub mod listing;
+pub mod loader;
 pub mod miss;
 pub mod socket;
 pub mod table;

@@ -2,6 +2,7 @@
 //! processes of that compile. Two wide: the rank fills it before the compile starts and sets validity bits while it
 //! runs; the compile's processes count themselves, mark what they used and list what they wrote.
 
+use crate::loader::Loader;
 use crate::table::{ENTRIES_MAX, Span, hash_path};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -193,6 +194,10 @@ pub struct Page {
     pub program_count: u32,
     /// Paths that may be executed: the verified programs of the toolchain.
     pub programs: [Span; PROGRAMS_MAX],
+    /// Their real paths on the head, by which they may be executed as well: what `/proc/self/exe` is there.
+    pub reals: [Span; PROGRAMS_MAX],
+    /// How they are run when they are not this host's own.
+    pub loader: Loader,
     pub writes_used: AtomicU32,
     /// Symbolic links and directories made here; while there are none, no key needs to be searched for them.
     pub ways_made: AtomicU32,

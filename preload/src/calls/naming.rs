@@ -32,10 +32,14 @@ unsafe fn link_at(
     own: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
     // SAFETY: promised by the caller.
-    let key = match unsafe { vfs::key(dir, path) } {
+    let key = match unsafe { vfs::literal_key(dir, path) } {
         Ok(key) => key,
         Err(errno) => return fail(errno) as ssize_t,
     };
+    if let Some(program) = vfs::own_program_at(key.bytes()) {
+        // SAFETY: promised by the caller.
+        return (unsafe { copy_out(program, out, size) }) as ssize_t;
+    }
     if let Some(fd) = own_descriptor(key.bytes()) {
         let mut built = PathText::new();
         return match path_of_fd(fd, &mut built) {
