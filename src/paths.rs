@@ -1,7 +1,6 @@
 //! Where things are: the dispatcher's socket, and the files installed beside the running program. The rules are pure
 //! functions of the environment; only the functions that say so look at the file system.
 
-use crate::dispatcher::history;
 use mpicc_proxy_abi as abi;
 use nix::unistd::geteuid;
 use std::ffi::{OsStr, OsString};
@@ -12,6 +11,9 @@ use std::{env, fs, io};
 
 /// File name of the program that the ranks run.
 pub const RANK_NAME: &str = "mpicc-proxy-rank";
+
+/// Default name of the history's file, in the user's cache directory. It ends in the version of the tables' layout.
+pub const HISTORY_NAME: &str = "history-1.sqlite";
 
 /// Names the file of the history, or switches it off.
 pub const HISTORY_VARIABLE: &str = "MPICC_PROXY_HISTORY";
@@ -51,7 +53,7 @@ pub fn history_file(given: Option<&Path>, variable: impl Fn(&OsStr) -> Option<Os
         Some(file) => Some(file),
         None => {
             let cache = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
-            Some(cache.join("mpicc-proxy").join(history::FILE_NAME))
+            Some(cache.join("mpicc-proxy").join(HISTORY_NAME))
         }
     }
 }

@@ -29,11 +29,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Says whose database it is (`PRAGMA application_id`): "mpcp".
 const APPLICATION: i32 = 0x6d70_6370;
 
-/// Of the tables below. Another version is another file; see [`FILE_NAME`].
+/// Of the tables below. Another version is another file; see [`crate::paths::HISTORY_NAME`].
 const LAYOUT: i32 = 1;
-
-/// Its default name, in the user's cache directory.
-pub const FILE_NAME: &str = "history-1.sqlite";
 
 /// Largest database, in bytes. At some 200 to 400 bytes per action and 100 per path that is a hundred thousand actions
 /// or more; all of it is in the dispatcher's memory as well, and is read in a fraction of a second.

@@ -12,7 +12,6 @@ mod subject;
 
 use crate::dispatcher::files::{HeadTree, PathId};
 use crate::wire::Invocation;
-pub use database::FILE_NAME;
 use database::{BYTES_MAX, Database, Note};
 use predict::{Guess, Knowledge, Name};
 use std::collections::{HashMap, HashSet};
