@@ -2,13 +2,15 @@
 //! goes wrong on the way, it becomes the real driver instead; the build cannot tell.
 
 use crate::connection::Connection;
-use crate::driver::{self, Verdict};
+use crate::driver::native::{self, Question};
+use crate::driver::{self, Cause, Compile, Reason, Verdict};
 use crate::environment::{self, variable};
 use crate::paths;
 use crate::publish::publish;
 use crate::wire::{ActionResult, Bytes, Exit, Invocation, Stream, ToClient, ToDispatcher};
 use crate::{rusage, signals, viewpoint};
-use mpicc_proxy_abi::{driver as names, env};
+use mpicc_proxy_abi::driver::{self as names, Dialect};
+use mpicc_proxy_abi::env;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -79,12 +81,12 @@ impl Client {
         if variable(env::SWITCH).is_some_and(|value| env::is_off(value.as_bytes())) {
             return self.become_driver();
         }
-        let reason = match self.classify() {
-            Verdict::Remote(_) if signals::closed_at_start().next().is_some() => {
-                Some(driver::Reason::new(driver::Cause::ClosedDescriptor))
-            }
-            Verdict::Remote(_) => driver::keeps_here(&self.environment),
-            Verdict::Local(reason) => Some(reason),
+        let (argv, reason) = match self.classify() {
+            Verdict::Remote(compile) => match self.prepare(&compile) {
+                Ok(argv) => (argv, None),
+                Err(reason) => (Vec::new(), Some(reason)),
+            },
+            Verdict::Local(reason) => (Vec::new(), Some(reason)),
         };
         if let Some(reason) = reason {
             let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
@@ -92,13 +94,40 @@ impl Client {
             self.note_local(reason.name());
             return self.become_driver();
         }
-        match self.run_remotely() {
+        match self.run_remotely(argv) {
             Ok(code) => {
                 self.log("remote", "-", "");
                 code
             }
             Err(fallback) => self.fall_back(&fallback),
         }
+    }
+
+    /// The command line for a rank.
+    ///
+    /// # Errors
+    /// Something beside the command line keeps the compile here.
+    fn prepare(&self, compile: &Compile) -> Result<Vec<Bytes>, Reason> {
+        if signals::closed_at_start().next().is_some() {
+            return Err(Reason::new(Cause::ClosedDescriptor));
+        }
+        if let Some(reason) = driver::keeps_here(&self.environment) {
+            return Err(reason);
+        }
+        // Its order with messages depends on buffers, and those on whether it is a terminal.
+        if compile.to_stdout && io::stdout().is_terminal() {
+            return Err(Reason::at(Cause::OutputToStdout, b"a terminal"));
+        }
+        let argv: Vec<Bytes> = self.argv.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let Some(machine) = &compile.native else { return Ok(argv) };
+        let question = Question {
+            driver: self.driver.as_bytes(),
+            dialect: driver::driver_at(self.driver.as_bytes()).map_or(Dialect::Either, |name| name.dialect),
+            machine,
+            environment: &self.environment,
+        };
+        let spelled_out = native::folder().map_err(Into::into).and_then(|dir| native::spell_out(&question, &argv, &dir));
+        spelled_out.map_err(|error| Reason::at(Cause::MarchNative, format!("{error:#}").as_bytes()))
     }
 
     fn classify(&self) -> Verdict {
@@ -110,16 +139,17 @@ impl Client {
             return unknown();
         }
         let arguments: Vec<Bytes> = self.argv.iter().skip(1).map(|word| word.as_bytes().to_vec()).collect();
+        let driver = driver::driver_at(self.driver.as_bytes()).unwrap_or(driver);
         driver::classify(driver, &arguments, &mut read_response_file)
     }
 
-    fn invocation(&self) -> io::Result<Invocation> {
+    fn invocation(&self, argv: Vec<Bytes>) -> io::Result<Invocation> {
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         nix::sys::stat::umask(umask);
         let terminals = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
         Ok(Invocation {
             driver: self.driver.as_bytes().to_vec(),
-            argv: self.argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            argv,
             // What steers us must not make one compile's environment differ from another's.
             environment: without(self.environment.clone(), &env::KEPT),
             cwd: nix::unistd::getcwd()?.into_os_string().into_vec(),
@@ -132,13 +162,13 @@ impl Client {
         })
     }
 
-    fn run_remotely(&self) -> Result<ExitCode, Fallback> {
+    fn run_remotely(&self, argv: Vec<Bytes>) -> Result<ExitCode, Fallback> {
         let uncounted = |reason: &str, error: io::Error| Fallback {
             reason: reason.to_owned(),
             detail: error.to_string(),
             counted: false,
         };
-        let invocation = self.invocation().map_err(|error| uncounted("no-working-directory", error))?;
+        let invocation = self.invocation(argv).map_err(|error| uncounted("no-working-directory", error))?;
         let umask = invocation.umask;
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);

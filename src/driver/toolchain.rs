@@ -7,6 +7,7 @@
 //! was looked for in vain is part of the identity too: the file must be absent on the other host as well.
 //! Not covered: `glibc-hwcaps` subfolders.
 
+use super::search;
 use crate::wire::{Bytes, Digest, Invocation, SameFile, Toolchain};
 use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Programs a driver may run for a compile, by the names `-print-prog-name` knows.
-const PROGRAMS: [&str; 4] = ["cc1", "cc1plus", "as", "objcopy"];
+const PROGRAMS: [&str; 5] = ["cc1", "cc1plus", "f951", "as", "objcopy"];
 
 /// Environment variables that decide which programs, libraries and files of libc's a driver uses.
 const DECISIVE: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
@@ -37,17 +38,23 @@ const BEHIND_LIBC: [&str; 6] = [
     "/etc/ld.so.preload",
 ];
 
-/// What tells one toolchain question from another: the driver and the decisive variables.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What tells one toolchain question from another: the driver, the decisive variables and options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ToolchainKey {
     driver: Bytes,
     variables: Vec<(&'static str, Option<Bytes>)>,
+    search: Vec<Bytes>,
+    /// What relative folders in `search` are relative to; empty without such options.
+    cwd: Bytes,
 }
 
 impl ToolchainKey {
     pub fn of(invocation: &Invocation) -> ToolchainKey {
         let value = |name: &'static str| (name, invocation.variable(name.as_bytes()).map(<[u8]>::to_vec));
-        ToolchainKey { driver: invocation.driver.clone(), variables: DECISIVE.into_iter().map(value).collect() }
+        let search = search::options(&invocation.driver, &invocation.argv);
+        let cwd = if search.is_empty() { Bytes::new() } else { invocation.cwd.clone() };
+        let variables = DECISIVE.into_iter().map(value).collect();
+        ToolchainKey { driver: invocation.driver.clone(), variables, search, cwd }
     }
 
     /// Absolute path of the driver.
@@ -107,6 +114,10 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain> {
 /// Where the driver would find a program; `None` when it has no such program.
 fn program(key: &ToolchainKey, driver: &Path, name: &str) -> Result<Option<PathBuf>> {
     let mut command = Command::new(driver);
+    let cwd = Path::new(OsStr::from_bytes(&key.cwd));
+    if !key.search.is_empty() {
+        command.args(key.search.iter().map(|word| OsStr::from_bytes(word))).current_dir(cwd);
+    }
     command.arg(format!("-print-prog-name={name}")).stdin(Stdio::null()).stderr(Stdio::null()).env_clear();
     for (variable, value) in &key.variables {
         if let Some(value) = value {
@@ -121,6 +132,10 @@ fn program(key: &ToolchainKey, driver: &Path, name: &str) -> Result<Option<PathB
     let answer = Path::new(OsStr::from_bytes(line));
     if answer.is_absolute() {
         return Ok(answer.exists().then(|| answer.to_path_buf()));
+    }
+    if line.contains(&b'/') {
+        // Found through a relative option.
+        return Ok((!key.search.is_empty()).then(|| cwd.join(answer)));
     }
     // A bare name: the driver will look for it in PATH.
     let path = key.variable("PATH").unwrap_or(OsStr::new("/bin:/usr/bin"));
@@ -308,7 +323,7 @@ mod tests {
 
     fn gcc() -> ToolchainKey {
         let variables = vec![("PATH", std::env::var_os("PATH").map(OsStringExt::into_vec))];
-        ToolchainKey { driver: b"/usr/bin/gcc".to_vec(), variables }
+        ToolchainKey { driver: b"/usr/bin/gcc".to_vec(), variables, ..Default::default() }
     }
 
     #[test]
@@ -347,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_cannot_run_is_an_error() {
-        let key = ToolchainKey { driver: b"/nonexistent/gcc".to_vec(), variables: vec![] };
+        let key = ToolchainKey { driver: b"/nonexistent/gcc".to_vec(), ..Default::default() };
         assert!(inspect(&key).unwrap_err().to_string().contains("/nonexistent/gcc"));
     }
 }
