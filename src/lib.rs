@@ -27,6 +27,7 @@ pub mod rusage;
 pub mod session;
 pub mod signals;
 pub mod status;
+pub mod stdin;
 pub mod viewpoint;
 pub mod watchdog;
 pub mod wire;

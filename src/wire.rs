@@ -72,6 +72,16 @@ pub struct Invocation {
     pub limits: Vec<(u32, u64, u64)>,
     /// How the client sees the head's files.
     pub viewpoint: Viewpoint,
+    /// The source that comes on descriptor 0, if one does.
+    pub stdin: Option<Stdin>,
+}
+
+/// What a compiler reads from descriptor 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stdin {
+    pub content: Bytes,
+    /// Seconds and nanoseconds of a file's time, which `__TIMESTAMP__` shows; a pipe has none worth telling.
+    pub modified: Option<(i64, i64)>,
 }
 
 /// What decides which files a process sees and may touch. The dispatcher looks at the tree for its clients, so theirs
@@ -548,6 +558,7 @@ mod tests {
             merged_output: false,
             limits: vec![],
             viewpoint: Viewpoint::default(),
+            stdin: None,
         }
     }
 }

@@ -130,7 +130,13 @@ SOURCES = Theme("sources", "Which files are compiled, and as what.", [
         echo 'int x;' | gcc -c -x c -
         echo 'int y;' | g++ -xc++ -c -o z.o -
         echo 'int x;' | gcc -c -x c /dev/stdin -o d.o
-    """, where="stdin"),
+        echo 'const char *t = __TIMESTAMP__, *f = __FILE__ __BASE_FILE__; int x = __INCLUDE_LEVEL__;' >t.h
+        touch -d @1500000000 t.h
+        gcc -S -x c - -o - -g <t.h
+        echo '#include "h.h"\nint x = H' | gcc -c -x c - -o e.o -MD
+        (read line; gcc -c -x c - -o f.o) <w.c
+        gcc -c -x c - x.c -
+    """, where="remote stdin"),
     Case("below /proc/self/cwd", """
         gcc -c /proc/self/cwd/x.c
         gcc -c x.c -o /proc/self/cwd/q.o
@@ -199,7 +205,7 @@ ASSEMBLER = Theme("assembler", "as opens files of its own, and tells the world a
         gcc -c s.s -Wa,-MD,x.dd
         gcc -c s.s -Wa,--MD,x.dd
         gcc -c x.c -Wa,-adhln=l2
-    """, where="unknown-option"),
+    """, excused=(TEMPORARY_NAME,)),
     Case("debug information", "gcc -c s.s -g; gcc -c S.S -g3 -I.; gcc -c s.s -Wa,-gdwarf-5"),
     Case("debug information about the temporary source", "gcc -c x.c -Wa,-g", excused=(TEMPORARY_NAME,)),
     Case("directives that print", "gcc -c q.s", {"q.s": '.print "hello"\n.warning "w"\n.error "e"\n'}),
@@ -369,7 +375,7 @@ OUTPUTS = Theme("outputs", "What is in the way of an object, and what the compil
         gcc -c x.c -o ''
         gcc -c x.c -o .
         gcc -c x.c -o -
-    """, where="remote output-to-stdout"),
+    """),
     Case("links", "gcc -c x.c; gcc -S x.c -o y.s", prepare="echo old >t; ln -s t x.o; echo old >t2; ln -s t2 y.s"),
     Case("links to empty files", "gcc -c x.c; gcc -c x.c -MD", prepare=": >t; ln -s t x.o; : >t2; ln -s t2 x.d"),
     Case("links to nothing", """
@@ -589,7 +595,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         gcc -c x.c -Xassembler -W
         gcc -c -xc x.c -xnone s.s
         gcc -c x.c -x c
-    """, where="remote link-input preprocess stdin syntax-only"),
+    """, where="remote link-input preprocess stdin"),
     Case("that ask for this processor", """
         gcc -S x.c -O2 -mtune=native
         gcc -S x.c -mcpu=native
@@ -597,7 +603,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         gcc -S x.c -Wa,-march=native
         gcc -c x.c -Wa,-mtune=generic64
         gcc -S @r
-    """, {"r": "-march=native"}, "remote march-native no-source"),
+    """, {"r": "-march=native"}, "remote no-source"),
     Case("this processor in a pragma", "gcc -S y.c -O2; gcc -S z.c; clang -S z.c -o c.s", {
         "y.c": '#pragma GCC target("arch=native")\nint f(void){return 1;}',
         "z.c": '__attribute__((target("arch=native,tune=native"))) int f(void){return 1;}',
@@ -609,6 +615,7 @@ DIAGNOSTICS = Theme("diagnostics", "Where messages go, in which order, and what 
         gcc -c w.c -Wall 2>&1
         gcc -c q.c -H -fopt-info=stdout 2>&1
         gcc -S w.c -o - 2>&1
+        (gcc -S w.c -Wall -o - 2>&1) >log
     """, {"q.c": '#include "h.h"\nint x;'}, "remote output-to-stdout"),
     Case("two megabytes", "gcc -c q.c -Wall", {
         "q.c": "".join(f"static int f{i}(int a){{ int u; if(a=1) return u; return 'abcd'; }}\n" for i in range(2500)),
@@ -778,7 +785,7 @@ PROGRAMS = Theme("programs", "Which file is run as gcc, and under which name.", 
         PATH=bin:$PATH gcc -c x.c
         gcc -c x.c -B bin
     """, {"bin/as": '#!/bin/sh\necho own-as >&2\nexec /usr/bin/as "$@"\n'}, prepare="chmod +x bin/as",
-         where="foreign-program toolchain-search toolchain-unknown"),
+         where="foreign-program toolchain-unknown"),
     Case("exec with another argv[0]", "exec -a foo gcc -c bad.c"),
     Case("any argv[0]", """
         (exec -a gcc-99 gcc -c bad.c)

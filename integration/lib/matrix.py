@@ -59,8 +59,8 @@ def judge(plain_records, proxied_records):
     draw(outcomes)
     counts = {what: sum(outcome == what for outcome, _ in outcomes.values()) for what in (SAME, UNSTEADY, DIFFERENT)}
     print(", ".join(f"{count} {what}" for what, count in counts.items()) + f", of {len(outcomes)} cells")
-    if not failures:
-        print(f"ok {len(outcomes)}")
+    if len(outcomes) > len(failures):
+        print(f"ok {len(outcomes) - len(failures)}")
     for title, complaints in failures:
         print(f"FAIL {title}")
         for line in complaints:

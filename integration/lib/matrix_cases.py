@@ -73,7 +73,83 @@ ROWS = [of_options(options, where) for options, where in OPTION_SETS] + [
     Row("-MD -MF -", "$CC -c $X -MD -MF -", everywhere()),
     Row("-M", "$CC -M $X -cpp", everywhere("dependencies-only")),
     Row("several sources", "$CC -c $X $W", everywhere()),
-    Row("stdin", "$CC -S -o - -x ${L} - <$X", everywhere("stdin")),
+    Row("stdin", """
+        $CC -S -o - -x $L - <$X
+        cat $W | $CC -c -x $L - -o q.o -Wall -g
+        $CC -c -x $L - <w.c
+        $CC -c -x $L -
+        cat $X | $CC -E -x $L - -cpp
+    """, everywhere("remote preprocess")),
+    # --- Names and places ---
+    Row("odd names", """
+        for name in 'a b' $'n\\nl' "q'u\\"o\\$te" $'\\xff\\xe9' -dash; do
+            cp $W "./$name.$S"
+            $CC -c "./$name.$S" -g -MD -Wall
+            $CC -S "./$name.$S" -o "./$name.out"
+        done
+    """, everywhere()),
+    Row("long names and paths", """
+        name=$(printf 'x%.0s' {1..240})
+        cp $W $name.$S
+        $CC -c $name.$S -g -MD
+        folder=$TREE
+        for i in {1..18}; do folder=$folder/$(printf 'd%.0s' {1..200}); done
+        mkdir -p $folder
+        cp $W $folder/q.$S
+        $CC -c $folder/q.$S -g -MD -o q.o
+        cd $folder
+        $CC -c q.$S -g
+        $CC -c $TREE/$X -I$(printf 'x%.0s' {1..4500}) -o $TREE/p.o
+    """, everywhere()),
+    Row(".. through links", "$CC -c lnk/../q.$S -g -MD; $CC -c $X -Ilnk/.. -g -MD; $CC -c $X -Ilnk/../../sub -I. -g", everywhere(),
+        {"a/b/k": "", **{f"a/q.{s}": "" for s in ("c", "cc")}, "a/q.f90": "end\n"}, "ln -s a/b lnk"),
+    Row("the working directory", """
+        ln -s sub lnk
+        cp $X $W h.h sub
+        cd lnk
+        $CC -g -c $X -MD
+        PWD=/ $CC -g -c $X -o 2.o
+        env -u PWD $CC -g -c $W -o 3.o
+        PWD=lnk $CC -g -c $W -o 4.o
+        PWD=$TREE/sub/../sub $CC -g -c $X -o 5.o
+        cd ..
+        chmod 111 sub
+        cd sub
+        $CC -g -c $X -o ../6.o
+        cd ..
+        chmod 755 sub
+    """, everywhere()),
+    Row("prefix maps", "$CC -g -c $X -ffile-prefix-map=$TREE=/x; $CC -g -c $W -fdebug-prefix-map=$TREE=. -fmacro-prefix-map=$TREE=", everywhere()),
+    Row("response files", "$CC @r; $CC -c $W @nope; $CC -c @r", everywhere("remote unreadable-response-file"),
+        prepare="echo \"-c $X -DA=\\\\\\\"b\\\\\\\" -o 'q r.o' @s\" >r; echo -g >s"),
+    # --- Files that are read ---
+    Row("-include, -imacros, __has_include", "$CC -c q.$S -include h.h -imacros m.h -MD -H", only("gcc") | only("clang"), {
+        "m.h": "#define M 3\nint ignored;\n",
+        **{f"q.{s}": "int x = H + M + __has_include(<stdio.h>) + __has_include(\"nope.h\") + __has_include(\"sub/../h.h\");\n"
+           for s in ("c", "cc")},
+    }),
+    Row(".incbin", "$CC -c q.$S -g; $CC -c S.S -I. -MD", only("gcc") | only("clang"),
+        {f"q.{s}": 'asm(".data\\n.incbin \\"blob\\"\\n.include \\"inc.s\\"");\n' for s in ("c", "cc")}),
+    Row("#embed", "$CC -c q.c -std=c23 -MD; $CC -S q.c -std=c23 -o -", {"clang-19": "remote"},
+        {"q.c": "const char b[] = {\n#embed \"blob\"\n};\nint n = __has_embed(\"nope\");\n"}),
+    Row("SOURCE_DATE_EPOCH", "SOURCE_DATE_EPOCH=77 $CC -S q.$S -Wdate-time", only("gcc") | only("clang"),
+        {f"q.{s}": "const char *t = __DATE__ __TIME__ __FILE__;\n" for s in ("c", "cc")}),
+    Row("__DATE__", "$CC -S q.$S", only("gcc") | only("clang"), {f"q.{s}": "const char *t = __DATE__;\n" for s in ("c", "cc")}),
+    # --- Wrappers ---
+    Row("mpicc, mpicxx", """
+        case $S in c) wrapper=mpicc; export OMPI_CC=$CC;; *) wrapper=mpicxx; export OMPI_CXX=$CC;; esac
+        $wrapper -c q.$S -O2 -g -MD
+        $wrapper -c $W -Wall -o w.o
+        $wrapper -show
+    """, only("gcc") | only("clang"), {f"q.{s}": "#include <mpi.h>\nint f(void){ return MPI_Init(0, 0); }\n" for s in ("c", "cc")}),
+    Row("mpifort, mpif77", """
+        OMPI_FC=$CC mpifort -c q.f90 -O2 -g
+        OMPI_FC=$CC mpif90 -c w.f90 -Wall
+        mpif77 -c q.f
+    """, only("gfortran"), {
+        "q.f90": "subroutine q\n  use mpi\n  integer :: e\n  call MPI_Init(e)\nend subroutine\n",
+        "q.f": "      subroutine r\n      include 'mpif.h'\n      call MPI_Init(ierr)\n      end\n",
+    }),
     # --- This processor ---
     Row("-march=native -g", "$CC -c -O2 -g -march=native $X $W", everywhere()),
     Row("-mtune=native -frecord-gcc-switches", "$CC -c -O2 -mtune=native $X -frecord-gcc-switches",
@@ -99,15 +175,20 @@ ROWS = [of_options(options, where) for options, where in OPTION_SETS] + [
     Row("-fprofile-generate", "$CC -c $X -fprofile-generate -frandom-seed=7; $CC -c $W -fprofile-generate", everywhere()),
     Row("-fprofile-use, with a profile", "$CC -c p.c -fprofile-use -O2 -Wmissing-profile; $CC -c p.c -fprofile-use=sub -O2 -o r.o -Wmissing-profile",
         only("gcc"), {"p.c": "int f(int a){ return a > 3 ? 7 : a; }\nint main(int n, char **v){ return f(n) - n; }\n"}, """
-        gcc -fprofile-generate -O2 p.c -o p
+        $CC -fprofile-generate -O2 -c p.c
+        $CC -fprofile-generate p.o -o p
         ./p
-        mv p-p.gcda p.gcda
-        rm p
+        rm p p.o
     """),
     # --- Precompiled headers ---
-    Row("a precompiled header", "$CC -c y.$S -H -Winvalid-pch; $CC -O2 -c y.$S -Winvalid-pch -H", only("gcc"),
-        {"y.c": '#include "h.h"\nint y = H;\n', "y.cc": '#include "h.h"\nint y = H;\n'}, "gcc h.h; g++ h.h -o gxx; mkdir k; mv h.h.gch k/c; mv gxx k/cxx; mv k h.h.gch"),
-    Row("making a precompiled header", "$CC -x ${L}-header h.h -o q.gch", everywhere("precompiled-header") | {"gfortran": "unknown-language"}),
+    Row("a precompiled header", """
+        $CC -c y.$S -H -Winvalid-pch
+        $CC -O2 -c y.$S -Winvalid-pch -H
+        $CC -c $X -include h.h -Winvalid-pch -H
+        rm h.h.gch
+    """, only("gcc"), {"y.c": '#include "h.h"\nint y = H;\n', "y.cc": '#include "h.h"\nint y = H;\n'},
+        "$CC -x ${L}-header h.h"),
+    Row("making a precompiled header", "$CC -x ${L}-header h.h -o q.gch", only("gcc", "precompiled-header") | only("clang", "precompiled-header")),
     # --- Modules ---
     Row("Fortran modules", "$CC -c m.f90 -J mods; $CC -c u.f90 -Imods; $CC -c m.f90 -J mods; $CC -c sm.f90 -Jmods -g",
         only("gfortran"), prepare="mkdir mods"),

@@ -102,6 +102,7 @@ mod tests {
             merged_output: false,
             limits: vec![],
             viewpoint: Default::default(),
+            stdin: None,
         }
     }
 

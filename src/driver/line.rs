@@ -109,13 +109,10 @@ impl<'a> Line<'a> {
     }
 
     fn input(&mut self, path: &'a [u8]) {
-        let language = if flags::is_special(path) {
-            Err(Cause::Stdin)
-        } else {
-            match self.language {
-                Some(name) => language::by_name(self.driver, name),
-                None => language::by_suffix(self.driver, path),
-            }
+        let language = match self.language {
+            Some(name) if path == b"-" || !flags::is_special(path) => language::by_name(self.driver, name),
+            None if !flags::is_special(path) => language::by_suffix(self.driver, path),
+            _ => Err(Cause::Stdin),
         };
         self.inputs.push(Input { path, language });
     }
@@ -156,6 +153,7 @@ impl<'a> Line<'a> {
                     .collect(),
                 output: self.output.map(<[u8]>::to_vec),
                 native: self.native.map(|_| self.machine.iter().map(|word| word.to_vec()).collect()),
+                stdin: self.inputs.iter().any(|input| input.path == b"-"),
                 to_stdout: self.to_stdout,
             }),
         }
@@ -232,7 +230,9 @@ impl<'a> Line<'a> {
             return Some(reason);
         }
         match self.output {
-            Some(output) if self.stage != Stage::SyntaxOnly && self.inputs.len() > 1 => Some(Reason::at(Cause::SeveralSourcesOneOutput, output)),
+            Some(output) if self.stage != Stage::SyntaxOnly && self.inputs.len() > 1 => {
+                Some(Reason::at(Cause::SeveralSourcesOneOutput, output))
+            }
             _ => None,
         }
     }

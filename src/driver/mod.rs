@@ -54,6 +54,8 @@ pub struct Compile {
     pub output: Option<Bytes>,
     /// An option means the processor of the head ([`native`]): all options of the `-m` family, with their values.
     pub native: Option<Vec<Bytes>>,
+    /// A source comes on the standard input.
+    pub stdin: bool,
     /// Something other than messages goes to the standard output.
     pub to_stdout: bool,
 }

@@ -100,7 +100,8 @@ impl Question<'_> {
             }
         }
         command.env("MPICC_PROXY", "off").env("LC_ALL", "C").stdin(Stdio::null());
-        let output = command.output().with_context(|| format!("cannot run {}", String::from_utf8_lossy(self.driver)))?;
+        let output =
+            command.output().with_context(|| format!("cannot run {}", String::from_utf8_lossy(self.driver)))?;
         Ok(String::from_utf8([output.stdout, output.stderr].concat())?)
     }
 
@@ -108,7 +109,8 @@ impl Question<'_> {
     fn plan(&self, more: &[&OsStr]) -> Result<Vec<String>> {
         let fixed = ["-###", "-S", "-O2", "-g", "-x", "c", "/dev/null", "-o", "/dev/null"].map(OsStr::new);
         let text = self.ask(&[more, &fixed].concat())?;
-        let mut commands = text.lines().filter(|line| line.starts_with(' '));
+        // clang says in a line of its own that it starts no process for it.
+        let mut commands = text.lines().filter(|line| line.starts_with(' ') && !line.starts_with(" ("));
         match (commands.next(), commands.next()) {
             (Some(command), None) => words(command),
             _ => bail!("the driver does not say what it would run: {text}"),
@@ -118,7 +120,8 @@ impl Question<'_> {
     fn gnu_specs(&self, folder: &Path) -> Result<String> {
         let specs = self.ask(&[OsStr::new("-dumpspecs")])?;
         let mut lines = specs.lines().skip_while(|line| *line != SPEC);
-        let spec = lines.nth(1).filter(|_| lines.next() == Some("")).context("the driver has no spec of one line for it")?;
+        let spec =
+            lines.nth(1).filter(|_| lines.next() == Some("")).context("the driver has no spec of one line for it")?;
         // One after the other between marks, and the driver evaluates them.
         let calls = calls(spec)?;
         if calls.is_empty() {
@@ -280,7 +283,10 @@ mod tests {
 
     #[test]
     fn words_of_a_printed_command() {
-        assert_eq!(words(r#" /p/cc1 "-mtune=x" "a \"b" -D "" y"#).unwrap(), ["/p/cc1", "-mtune=x", "a \"b", "-D", "", "y"]);
+        assert_eq!(
+            words(r#" /p/cc1 "-mtune=x" "a \"b" -D "" y"#).unwrap(),
+            ["/p/cc1", "-mtune=x", "a \"b", "-D", "", "y"]
+        );
         assert!(words(" \"a").is_err());
     }
 
@@ -306,7 +312,8 @@ mod tests {
         for (driver, dialect) in [("/usr/bin/gcc", Dialect::Gnu), ("/usr/bin/clang", Dialect::Clang)] {
             for options in [&["-march=native"][..], &["-mtune=native"], &["-march=native", "-mtune=generic", "-mavx"]] {
                 let machine: Vec<Bytes> = options.iter().map(|word| word.as_bytes().to_vec()).collect();
-                let question = Question { driver: driver.as_bytes(), dialect, machine: &machine, environment: &environment };
+                let question =
+                    Question { driver: driver.as_bytes(), dialect, machine: &machine, environment: &environment };
                 let argv = [vec![driver.into()], machine.clone()].concat();
                 let spelled_out = spell_out(&question, &argv, folder.path());
                 if dialect == Dialect::Clang && options.contains(&"-mavx") {
@@ -321,7 +328,9 @@ mod tests {
                 assert_eq!(spell_out(&question, &argv, folder.path()).unwrap(), spelled_out);
                 assert_eq!(names(), before);
                 let other = Question { machine: &spelled_out[1..], ..question };
-                assert!(other.plan(&[]).unwrap().iter().all(|word| dialect == Dialect::Gnu || !word.contains("native")));
+                assert!(
+                    other.plan(&[]).unwrap().iter().all(|word| dialect == Dialect::Gnu || !word.contains("native"))
+                );
             }
         }
     }

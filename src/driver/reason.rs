@@ -41,7 +41,7 @@ causes! {
 
     // Where text comes from and goes to.
     Stdin = "stdin", "it reads from a descriptor or a device of this process";
-    OutputToStdout = "output-to-stdout", "it writes to a terminal, another descriptor or a device of this process";
+    OutputToStdout = "output-to-stdout", "it writes to a descriptor or a device of this process";
     SeveralSourcesOneOutput = "several-sources-one-output", "it names one output for several sources";
 
     // What we do not understand well enough.

@@ -40,7 +40,10 @@ mod tests {
             ("gcc -c -O2 x.c", ""),
             ("gcc -c -Bdir -B other/ -o -Bx x.c", "-Bdir -B other/"),
             ("gcc -c --prefix=a --prefix b x.c", "--prefix=a --prefix b"),
-            ("clang -c --gcc-toolchain=/opt -resource-dir d -resource-dir=e x.c", "--gcc-toolchain=/opt -resource-dir d -resource-dir=e"),
+            (
+                "clang -c --gcc-toolchain=/opt -resource-dir d -resource-dir=e x.c",
+                "--gcc-toolchain=/opt -resource-dir d -resource-dir=e",
+            ),
             ("gcc -c -resource-dir d x.c", ""),
         ];
         for (command, expected) in table {

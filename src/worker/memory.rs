@@ -192,6 +192,7 @@ mod tests {
             merged_output: false,
             limits: vec![(7, 100, 200)],
             viewpoint: Default::default(),
+            stdin: None,
         };
         let toolchain = Toolchain { programs: vec![b"/usr/bin/gcc".to_vec()], files: vec![] };
         let here = Path::new("/s");

@@ -2,6 +2,7 @@
 //! may be believed.
 
 use crate::event::Interest;
+use crate::stdin;
 use crate::wire::{ActionResult, Bytes, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
@@ -137,11 +138,13 @@ impl Task {
         }
         let (stdout, stdout_end) = Printed::new()?;
         let (stderr, stderr_end) = Printed::new()?;
+        let stdin = start.invocation.stdin.as_ref().map(stdin::file_with).transpose()?;
         let around = Surroundings {
             library: start.library,
             scratch: &scratch.0,
             table_fd: start.table_fd,
             task_fd: memory.fd(),
+            stdin: stdin.as_ref().map(AsRawFd::as_raw_fd),
             stdout: stdout_end.as_raw_fd(),
             stderr: if start.invocation.merged_output { stdout_end.as_raw_fd() } else { stderr_end.as_raw_fd() },
         };

@@ -83,9 +83,22 @@ mod tests {
 
     #[test]
     fn names_of_drivers_and_of_their_parts() {
-        for name in ["gcc", "g++", "cc", "c++", "clang", "clang++", "gcc-12", "clang++-19", "gcc-12.2.0", "gfortran",
-            "gfortran-12", "f77", "f90", "f95"]
-        {
+        for name in [
+            "gcc",
+            "g++",
+            "cc",
+            "c++",
+            "clang",
+            "clang++",
+            "gcc-12",
+            "clang++-19",
+            "gcc-12.2.0",
+            "gfortran",
+            "gfortran-12",
+            "f77",
+            "f90",
+            "f95",
+        ] {
             assert!(recognise(name.as_bytes()).is_some(), "{name}");
             let cross = ["x86_64-linux-gnu-", name].concat();
             assert!(recognise(cross.as_bytes()).is_some(), "{cross}");
