@@ -179,7 +179,7 @@ impl Client {
             merged_output: same_file(io::stdout(), io::stderr()),
             limits: narrow_limits(),
             viewpoint: viewpoint::own()?,
-            stdin,
+            stdin: stdin.map(Box::new),
         })
     }
 

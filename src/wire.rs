@@ -73,7 +73,7 @@ pub struct Invocation {
     /// How the client sees the head's files.
     pub viewpoint: Viewpoint,
     /// The source that comes on descriptor 0, if one does.
-    pub stdin: Option<Stdin>,
+    pub stdin: Option<Box<Stdin>>,
 }
 
 /// What a compiler reads from descriptor 0.

@@ -138,7 +138,7 @@ impl Task {
         }
         let (stdout, stdout_end) = Printed::new()?;
         let (stderr, stderr_end) = Printed::new()?;
-        let stdin = start.invocation.stdin.as_ref().map(stdin::file_with).transpose()?;
+        let stdin = start.invocation.stdin.as_deref().map(stdin::file_with).transpose()?;
         let around = Surroundings {
             library: start.library,
             scratch: &scratch.0,
