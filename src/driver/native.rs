@@ -18,7 +18,7 @@
 
 use crate::wire::{Bytes, Digest};
 use anyhow::{Context, Result, bail};
-use mpicc_proxy_abi::driver::Dialect;
+use mpicc_proxy_abi::driver::{Dialect, base_name};
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +29,9 @@ use std::{fs, io};
 
 /// Changes with the host and whenever it starts: its processor is the same as long as this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What the names of kept files begin with.
+const KEPT_AS: &str = "native-";
 
 /// The named spec with GCC's calls, and the calls.
 const SPEC: &str = "*cc1_cpu:";
@@ -71,6 +74,11 @@ pub fn spell_out(question: &Question<'_>, argv: &[Bytes], folder: &Path) -> Resu
     Ok(replace(argv, &answer.split('\n').collect::<Vec<_>>()))
 }
 
+/// Does this look like a file of ours, without a look at it?
+pub fn is_kept(path: &[u8]) -> bool {
+    base_name(path).starts_with(KEPT_AS.as_bytes())
+}
+
 /// Other clients may write the same file at the same time, with the same content.
 fn keep(file: &Path, content: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("/"));
@@ -87,7 +95,7 @@ impl Question<'_> {
         let boot = fs::read(BOOT_ID)?;
         let mut all = vec![self.driver, stamp.as_bytes(), &boot];
         all.extend(self.machine.iter().map(Vec::as_slice));
-        Ok(format!("native-{}", Digest::of(&all.join(&0)).file_name()))
+        Ok(format!("{KEPT_AS}{}", Digest::of(&all.join(&0)).file_name()))
     }
 
     /// Runs the driver with the options in question and `more`; what it prints on both streams.
