@@ -211,7 +211,10 @@ fn explain(json: bool, command: &[OsString]) -> Result<u8, Failure> {
     let name = abi::driver::base_name(command[0].as_bytes());
     let arguments: Vec<Vec<u8>> = command[1..].iter().map(|word| word.clone().into_vec()).collect();
     let mut read = |path: &[u8]| fs::read(OsStr::from_bytes(path));
-    let verdict = abi::driver::recognise(name).map(|name| driver::classify(name, &arguments, &mut read));
+    let path = paths::find_command(&command[0], std::env::var_os("PATH").as_deref(), |_| true);
+    let path = path.map_or_else(|_| command[0].clone(), PathBuf::into_os_string);
+    let driver = driver::driver_at(path.as_bytes());
+    let verdict = driver.map(|driver| driver::classify(driver, &arguments, &mut read));
     let lossy = String::from_utf8_lossy(name);
     let sentence = "it is not a compiler driver that mpicc-proxy knows";
     Ok(print(&match (verdict, json) {

@@ -2,14 +2,16 @@
 //! goes wrong on the way, it becomes the real driver instead; the build cannot tell.
 
 use crate::connection::Connection;
-use crate::driver::{self, Verdict};
+use crate::driver::native::{self, Question};
+use crate::driver::{self, Cause, Compile, Reason, Verdict};
 use crate::environment::{self, variable};
 use crate::paths;
 use crate::publish::publish;
 use crate::rusage::{self, Laps};
-use crate::wire::{ActionResult, Bytes, ClientCpu, Exit, Invocation, Stream, ToClient, ToDispatcher};
-use crate::{signals, viewpoint};
-use mpicc_proxy_abi::{driver as names, env};
+use crate::wire::{ActionResult, Bytes, ClientCpu, Exit, Invocation, Stdin, Stream, ToClient, ToDispatcher};
+use crate::{signals, stdin, viewpoint};
+use mpicc_proxy_abi::driver::{self as names, Dialect};
+use mpicc_proxy_abi::env;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -39,6 +41,12 @@ struct Fallback {
     detail: String,
     /// The dispatcher counted it already, or cannot.
     counted: bool,
+}
+
+/// What goes to a rank instead of what the client was given.
+struct Prepared {
+    argv: Vec<Bytes>,
+    stdin: Option<Stdin>,
 }
 
 struct Client {
@@ -82,26 +90,67 @@ impl Client {
         if variable(env::SWITCH).is_some_and(|value| env::is_off(value.as_bytes())) {
             return self.become_driver();
         }
-        let reason = match self.classify() {
-            Verdict::Remote(_) if signals::closed_at_start().next().is_some() => {
-                Some(driver::Reason::new(driver::Cause::ClosedDescriptor))
-            }
-            Verdict::Remote(_) => driver::keeps_here(&self.environment),
-            Verdict::Local(reason) => Some(reason),
+        let prepared = match self.classify() {
+            Verdict::Remote(compile) => self.prepare(&compile),
+            Verdict::Local(reason) => Err(reason),
         };
-        if let Some(reason) = reason {
-            let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            self.log("local", reason.name(), &detail);
-            self.note_local(reason.name());
-            return self.become_driver();
-        }
-        match self.run_remotely(laps, start_us) {
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                self.log("local", reason.name(), &detail);
+                self.note_local(reason.name());
+                return self.become_driver();
+            }
+        };
+        match self.run_remotely(prepared, laps, start_us) {
             Ok((code, misses)) => {
                 self.log("remote", "-", &format!("misses={misses}"));
                 code
             }
             Err(fallback) => self.fall_back(&fallback),
         }
+    }
+
+    /// # Errors
+    /// Something beside the command line keeps the compile here.
+    fn prepare(&self, compile: &Compile) -> Result<Prepared, Reason> {
+        if signals::closed_at_start().next().is_some() {
+            return Err(Reason::new(Cause::ClosedDescriptor));
+        }
+        if let Some(reason) = driver::keeps_here(&self.environment) {
+            return Err(reason);
+        }
+        // Its order with messages depends on the sizes of buffers, and those on what it is; on a rank it is a pipe.
+        if compile.to_stdout && same_file(io::stdout(), io::stderr()) && !is_pipe(io::stdout()) {
+            return Err(Reason::at(Cause::OutputToStdout, b"with messages, and no pipe"));
+        }
+        let argv = self.spell_out(compile)?;
+        let unreadable = |_| Reason::at(Cause::Stdin, b"-");
+        let stdin = if compile.stdin { Some(self.source_on_stdin().map_err(unreadable)?) } else { None };
+        Ok(Prepared { argv, stdin })
+    }
+
+    fn source_on_stdin(&self) -> io::Result<Stdin> {
+        if io::stdin().is_terminal() {
+            return Err(io::Error::other("a terminal"));
+        }
+        stdin::take()?.ok_or_else(|| io::Error::other("not for others to read"))
+    }
+
+    /// The command line for a rank, on which nothing means this host.
+    fn spell_out(&self, compile: &Compile) -> Result<Vec<Bytes>, Reason> {
+        let argv: Vec<Bytes> = self.argv.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let Some(machine) = &compile.native else { return Ok(argv) };
+        let question = Question {
+            driver: self.driver.as_bytes(),
+            dialect: driver::driver_at(self.driver.as_bytes()).map_or(Dialect::Either, |name| name.dialect),
+            machine,
+            environment: &self.environment,
+        };
+        let spelled_out =
+            native::folder().map_err(Into::into).and_then(|dir| native::spell_out(&question, &argv, &dir));
+        spelled_out.map_err(|error| Reason::at(Cause::MarchNative, format!("{error:#}").as_bytes()))
     }
 
     fn classify(&self) -> Verdict {
@@ -113,16 +162,17 @@ impl Client {
             return unknown();
         }
         let arguments: Vec<Bytes> = self.argv.iter().skip(1).map(|word| word.as_bytes().to_vec()).collect();
+        let driver = driver::driver_at(self.driver.as_bytes()).unwrap_or(driver);
         driver::classify(driver, &arguments, &mut read_response_file)
     }
 
-    fn invocation(&self) -> io::Result<Invocation> {
+    fn invocation(&self, Prepared { argv, stdin }: Prepared) -> io::Result<Invocation> {
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         nix::sys::stat::umask(umask);
         let terminals = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
         Ok(Invocation {
             driver: self.driver.as_bytes().to_vec(),
-            argv: self.argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            argv,
             // What steers us must not make one compile's environment differ from another's.
             environment: without(self.environment.clone(), &env::KEPT),
             cwd: nix::unistd::getcwd()?.into_os_string().into_vec(),
@@ -132,17 +182,18 @@ impl Client {
             merged_output: same_file(io::stdout(), io::stderr()),
             limits: narrow_limits(),
             viewpoint: viewpoint::own()?,
+            stdin: stdin.map(Box::new),
         })
     }
 
     /// The exit status, and how many questions the compile had to ask.
-    fn run_remotely(&self, mut laps: Laps, start_us: u64) -> Result<(ExitCode, u64), Fallback> {
+    fn run_remotely(&self, prepared: Prepared, mut laps: Laps, start_us: u64) -> Result<(ExitCode, u64), Fallback> {
         let uncounted = |reason: &str, error: io::Error| Fallback {
             reason: reason.to_owned(),
             detail: error.to_string(),
             counted: false,
         };
-        let invocation = self.invocation().map_err(|error| uncounted("no-working-directory", error))?;
+        let invocation = self.invocation(prepared).map_err(|error| uncounted("no-working-directory", error))?;
         let umask = invocation.umask;
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);
@@ -317,6 +368,10 @@ fn same_file(a: impl AsFd, b: impl AsFd) -> bool {
     let identity = |fd: &dyn AsFd| nix::sys::stat::fstat(fd.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let (a, b) = (identity(&a), identity(&b));
     a.is_some() && a == b
+}
+
+fn is_pipe(fd: impl AsFd) -> bool {
+    nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO)
 }
 
 /// Nobody will read what is written to this pipe.

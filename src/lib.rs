@@ -32,6 +32,7 @@ pub mod session;
 pub mod signals;
 pub mod size;
 pub mod status;
+pub mod stdin;
 pub mod viewpoint;
 pub mod watchdog;
 pub mod wire;

@@ -37,6 +37,11 @@ pub fn socket_path(variable: impl Fn(&OsStr) -> Option<OsString>, uid: u32) -> P
     }
 }
 
+/// [`socket_path`] for this process, whatever `$MPICC_PROXY_SOCKET` says.
+pub fn usual_socket_path() -> PathBuf {
+    socket_path(|name| env::var_os(name).filter(|_| name.as_bytes() != abi::env::SOCKET), geteuid().as_raw())
+}
+
 /// [`socket_path`] for this process.
 pub fn own_socket_path() -> PathBuf {
     socket_path(|name| env::var_os(name), geteuid().as_raw())

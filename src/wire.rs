@@ -73,6 +73,16 @@ pub struct Invocation {
     pub limits: Vec<(u32, u64, u64)>,
     /// How the client sees the head's files.
     pub viewpoint: Viewpoint,
+    /// The source that comes on descriptor 0, if one does.
+    pub stdin: Option<Box<Stdin>>,
+}
+
+/// What a compiler reads from descriptor 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stdin {
+    pub content: Bytes,
+    /// Seconds and nanoseconds of a file's time, which `__TIMESTAMP__` shows; a pipe has none worth telling.
+    pub modified: Option<(i64, i64)>,
 }
 
 /// What decides which files a process sees and may touch. The dispatcher looks at the tree for its clients, so theirs
@@ -103,6 +113,7 @@ impl Invocation {
             cwd: self.cwd.clone(),
             limits: self.limits.clone(),
             viewpoint: self.viewpoint.clone(),
+            stdin: self.stdin.clone(),
             ..*self
         }
     }
@@ -698,6 +709,7 @@ mod tests {
             merged_output: false,
             limits: vec![],
             viewpoint: Viewpoint::default(),
+            stdin: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! running them: one compiler proper (`cc1`, `cc1plus`) or assembler per source that it sees, a linker if it links.
 //! So for any option it tells whether the word behind it is a value or a source.
 //!
-//! Needs gcc, g++ and clang; their absence is a failure.
+//! Needs gcc, g++, gfortran and clang; their absence is a failure.
 
 use mpicc_proxy::driver::{Cause, Verdict, classify};
 use mpicc_proxy_abi::driver::recognise;
@@ -28,7 +28,7 @@ impl Folder {
 
     /// Both streams of `driver arguments`, in English.
     fn ask(&self, driver: &str, arguments: &[&str]) -> String {
-        for name in ["x.c", "y.c", "z.cc", "a.S", "a.s", "a.i", "a.ii", "a.o", "a.h"] {
+        for name in ["x.c", "y.c", "z.cc", "a.S", "a.s", "a.i", "a.ii", "a.o", "a.h", "x.f90", "y.f90", "q.F", "x"] {
             std::fs::write(self.path().join(name), "").unwrap();
         }
         let output = Command::new(driver)
@@ -62,7 +62,7 @@ fn plan(folder: &Folder, driver: &str, arguments: &[&str]) -> Plan {
         let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('"')).collect();
         let Some((program, rest)) = words.split_first() else { continue };
         match (program.rsplit('/').next().unwrap(), rest.first()) {
-            ("cc1" | "cc1plus", _) | (_, Some(&"-cc1")) => {
+            ("cc1" | "cc1plus" | "f951", _) | (_, Some(&"-cc1")) => {
                 if rest.contains(&"-E") || rest.contains(&"-Eonly") {
                     plan.preprocesses = true;
                 } else {
@@ -132,12 +132,51 @@ fn stages_are_those_of_the_drivers() {
                 Verdict::Local(reason) => match reason.cause {
                     Cause::Link => plan.links,
                     Cause::Preprocess | Cause::DependenciesOnly => plan.preprocesses && !plan.links,
-                    Cause::SyntaxOnly => plan.compiles == 1 && !plan.links,
                     Cause::NoSource => plan.compiles == 0 && !plan.links,
                     _ => false,
                 },
             };
             assert!(agrees, "{driver} {line}: {verdict:?}, but {plan:?}");
+        }
+    }
+}
+
+#[test]
+fn stages_are_those_of_gfortran() {
+    let folder = Folder::new();
+    let lines = [
+        "-c x.f90",
+        "-S x.f90 q.F",
+        "-c x.f90 y.f90 x.c z.cc a.s",
+        "-fsyntax-only x.f90",
+        "-c -J x.f90 y.f90",
+        "-c -Jx y.f90",
+        "-c -fintrinsic-modules-path x.f90 y.f90",
+        "-c -fintrinsic-modules-path=x.f90 y.f90",
+        "-c -cpp x.f90 -nocpp -static-libgfortran",
+        "-c -x f77 x -x f95-cpp-input x.c -x none y.f90",
+        "-c -xf77-cpp-input x",
+        "x.f90 -o x",
+        "-E -cpp x.f90",
+    ];
+    for line in lines {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        for driver in ["gfortran", "gcc"] {
+            let plan = plan(&folder, driver, &arguments);
+            assert!(!plan.refuses, "{driver} {line}: {plan:?}");
+            let agrees = match &verdict(driver, &arguments) {
+                // A plan counts assembling as part of compiling, except for sources in assembler.
+                Verdict::Remote(compile) => {
+                    let compiled = compile.sources.iter().filter(|source| !source.language.is_assembler()).count();
+                    plan.compiles == compiled && !plan.preprocesses && !plan.links
+                }
+                Verdict::Local(reason) => match reason.cause {
+                    Cause::Link => plan.links,
+                    Cause::Preprocess => plan.preprocesses && !plan.links,
+                    _ => false,
+                },
+            };
+            assert!(agrees, "{driver} {line}: {:?}, but {plan:?}", verdict(driver, &arguments));
         }
     }
 }
@@ -148,6 +187,8 @@ const LEFT_OUT: &[&str] = &[
     "--dump",
     "--dump=",
     "-d",
+    // gfortran's own, between driver and compiler proper.
+    "-cpp=",
     // Of the compiler proper; the driver passes them or refuses them.
     "-imultiarch",
     "-imultilib",
@@ -162,7 +203,7 @@ const LEFT_OUT: &[&str] = &[
 
 /// Every option that gcc's help lists for what we compile, without placeholders for values.
 fn listed_options(folder: &Folder) -> BTreeSet<String> {
-    let classes = ["common", "optimizers", "target", "warnings", "params", "c", "c++"];
+    let classes = ["common", "optimizers", "target", "warnings", "params", "c", "c++", "fortran"];
     let text: String = classes.iter().map(|class| folder.ask("gcc", &["-Q", &format!("--help={class}")])).collect();
     text.lines()
         .filter_map(|line| line.strip_prefix("  -")?.split_whitespace().next())

@@ -60,8 +60,8 @@ class Record:
     effects: bool  # something was said or left behind
 
 
-def run_all(users, trees, pattern, records):
-    cases = [case for case in differential_cases.ALL if case.user in users and re.search(pattern, case.title)]
+def run_all(cases, trees, records, rounds=None):
+    """`rounds`: how often each case is run, if not as often as it says itself."""
     if not cases:
         return
     lanes = [cases[lane::LANES] for lane in range(LANES)]
@@ -69,7 +69,8 @@ def run_all(users, trees, pattern, records):
     def run_lane(lane):
         lane_dir = os.path.join(trees, str(lane))
         os.makedirs(lane_dir, exist_ok=True)
-        return {case.title: [run(case, lane_dir) for _ in range(case.rounds if LOADED else 1)] for case in lanes[lane]}
+        times = {case.title: rounds or (case.rounds if LOADED else 1) for case in lanes[lane]}
+        return {case.title: [run(case, lane_dir) for _ in range(times[case.title])] for case in lanes[lane]}
 
     found = {}
     with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
@@ -205,6 +206,15 @@ def snapshot(tree):
     return found
 
 
+def differing(plain, proxied):
+    """What differs, as keys: "stdout", (name, what)."""
+    found = {what for what in ("status", "stdout", "stderr") if getattr(plain, what) != getattr(proxied, what)}
+    for name in plain.tree.keys() | proxied.tree.keys():
+        mine, other = plain.tree.get(name, {}), proxied.tree.get(name, {})
+        found |= {(name, what) for what in mine.keys() | other.keys() if mine.get(what) != other.get(what)}
+    return found
+
+
 def differences(plain, proxied):
     found = []
     for what in ("status", "stdout", "stderr"):
@@ -284,11 +294,14 @@ def judge(plain_records, proxied_records):
 def main():
     match sys.argv[1:]:
         case ["run", users, trees, pattern, records]:
-            run_all(users.split(","), trees, pattern, records)
+            users = users.split(",")
+            cases = [case for case in differential_cases.ALL if case.user in users and re.search(pattern, case.title)]
+            run_all(cases, trees, records)
         case ["judge", plain, proxied]:
             judge(plain, proxied)
         case _:
             sys.exit(__doc__)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -130,7 +130,13 @@ SOURCES = Theme("sources", "Which files are compiled, and as what.", [
         echo 'int x;' | gcc -c -x c -
         echo 'int y;' | g++ -xc++ -c -o z.o -
         echo 'int x;' | gcc -c -x c /dev/stdin -o d.o
-    """, where="stdin"),
+        echo 'const char *t = __TIMESTAMP__, *f = __FILE__ __BASE_FILE__; int x = __INCLUDE_LEVEL__;' >t.h
+        touch -d @1500000000 t.h
+        gcc -S -x c - -o - -g <t.h
+        echo '#include "h.h"\nint x = H' | gcc -c -x c - -o e.o -MD
+        (read line; gcc -c -x c - -o f.o) <w.c
+        gcc -c -x c - x.c -
+    """, where="remote stdin"),
     Case("below /proc/self/cwd", """
         gcc -c /proc/self/cwd/x.c
         gcc -c x.c -o /proc/self/cwd/q.o
@@ -154,7 +160,7 @@ DEPENDENCIES = Theme("dependencies", "What -MD and its relatives write, and wher
         ("-MD -MF sub/../d.d", "remote"),
         ("-MD -MF nodir/x.d", "remote"),
         ("-MF x.d", "remote"),
-        ("-MD -MF -", "output-to-stdout"),
+        ("-MD -MF -", "remote"),
         ("-M -c", "dependencies-only"),
         ("-MM -MG", "dependencies-only"),
         ("-MD -MF x.o", "remote"),
@@ -199,7 +205,7 @@ ASSEMBLER = Theme("assembler", "as opens files of its own, and tells the world a
         gcc -c s.s -Wa,-MD,x.dd
         gcc -c s.s -Wa,--MD,x.dd
         gcc -c x.c -Wa,-adhln=l2
-    """, where="unknown-option"),
+    """, excused=(TEMPORARY_NAME,)),
     Case("debug information", "gcc -c s.s -g; gcc -c S.S -g3 -I.; gcc -c s.s -Wa,-gdwarf-5"),
     Case("debug information about the temporary source", "gcc -c x.c -Wa,-g", excused=(TEMPORARY_NAME,)),
     Case("directives that print", "gcc -c q.s", {"q.s": '.print "hello"\n.warning "w"\n.error "e"\n'}),
@@ -369,7 +375,7 @@ OUTPUTS = Theme("outputs", "What is in the way of an object, and what the compil
         gcc -c x.c -o ''
         gcc -c x.c -o .
         gcc -c x.c -o -
-    """, where="remote output-to-stdout"),
+    """),
     Case("links", "gcc -c x.c; gcc -S x.c -o y.s", prepare="echo old >t; ln -s t x.o; echo old >t2; ln -s t2 y.s"),
     Case("links to empty files", "gcc -c x.c; gcc -c x.c -MD", prepare=": >t; ln -s t x.o; : >t2; ln -s t2 x.d"),
     Case("links to nothing", """
@@ -459,106 +465,109 @@ OUTPUTS = Theme("outputs", "What is in the way of an object, and what the compil
     """),
 ])
 
+# Options, and where gcc runs with them. The option matrix tries them on every compiler.
+OPTION_SETS = [
+    # Additional outputs
+    ("-gsplit-dwarf -g", "remote"),
+    ("-gsplit-dwarf -g -o sub/q.o", "remote"),
+    ("-gsplit-dwarf -g -o sub/../y.o", "remote"),
+    ("-save-temps", "remote"),
+    ("-save-temps=obj -o sub/q.o", "remote"),
+    ("-save-temps=cwd -o sub/q.o", "remote"),
+    ("-save-temps -gsplit-dwarf -g", "remote"),
+    ("-save-temps -flto -frandom-seed=1", "remote"),
+    ("-save-temps -MD -pipe", "remote"),
+    ("-fstack-usage", "remote"),
+    ("-fcallgraph-info", "remote"),
+    ("-fcallgraph-info=su,da -fstack-usage -o sub/k.o", "remote"),
+    ("-aux-info aux", "remote"),
+    ("-fopt-info-all=opt.txt -O3", "remote"),
+    ("-fdiagnostics-format=json-file -Wall", "remote"),
+    ("-fdump-tree-all -O1", "remote"),
+    ("-fdump-tree-all-graph -O1", "remote"),
+    ("-fdump-tree-optimized=foo.txt", "remote"),
+    ("-fdump-tree-gimple=sub/../g.txt", "remote"),
+    ("-fdump-tree-gimple=stderr", "remote"),
+    ("-fdump-tree-gimple=stdout", "remote"),
+    ("-fdump-tree-gimple=/dev/stderr", "uncovered-call"),
+    ("-fdump-unnumbered -fdump-tree-original", "remote"),
+    ("-fdump-noaddr -fdump-rtl-expand", "remote"),
+    ("-fdump-noaddr -fdump-rtl-all", "remote"),
+    ("-fdump-noaddr -da -dP", "remote"),
+    ("-fdump-noaddr -fdump-ipa-all -O2", "remote"),
+    ("-fdump-lang-all", "remote"),
+    ("-fdump-earlydebug", "remote"),
+    ("-fdump-statistics -O2", "remote"),
+    ("-fdump-passes", "remote"),
+    ("-fdump-internal-locations", "remote"),
+    ("-fdump-go-spec=go.txt", "remote"),
+    ("-fdump-ada-spec", "remote"),
+    ("-dumpbase ''", "remote"),
+    # Code and debug information
+    ("-flto -frandom-seed=1 -O2", "remote"),
+    ("-flto -ffat-lto-objects -frandom-seed=1", "remote"),
+    ("-frecord-gcc-switches", "remote"),
+    ("-g -grecord-gcc-switches -O2", "remote"),
+    ("-g3", "remote"),
+    ("-g -gz", "remote"),
+    ("-ggdb -fdebug-prefix-map=$TREE=/x -fmacro-prefix-map=$TREE=/y", "remote"),
+    ("-pipe -O2", "remote"),
+    ("-pg", "remote"),
+    ("-fsanitize=address,undefined -g", "remote"),
+    ("-S -fno-asynchronous-unwind-tables -masm=intel", "remote"),
+    ("-dA -S", "remote"),
+    ("--param=max-inline-insns-auto=9 -O2", "remote"),
+    # Languages and the preprocessor
+    ("-x c++", "remote"),
+    ("-std=c89 -pedantic", "remote"),
+    ("-ansi -Wtraditional", "remote"),
+    ("-no-integrated-cpp", "remote"),
+    ("-traditional-cpp", "remote"),
+    ("-fpreprocessed", "remote"),
+    ("-fdirectives-only", "remote"),
+    ("-dD", "remote"),
+    ("-DX -UX -A x=y", "remote"),
+    # Diagnostics
+    ("-Werror -Wall", "remote"),
+    ("-fmax-errors=1", "remote"),
+    ("-fanalyzer", "remote"),
+    ("-fopt-info -O3", "remote"),
+    ("-fopt-info-vec-missed -O3", "remote"),
+    ("-fdiagnostics-format=json -Wall", "remote"),
+    ("-fdiagnostics-color=always -Wall", "remote"),
+    ("-fdiagnostics-generate-patch -Wall", "remote"),
+    ("-fdiagnostics-parseable-fixits -Wall", "remote"),
+    ("-ftrack-macro-expansion=0 -Wall", "remote"),
+    ("-Wmissing-include-dirs -Inope", "remote"),
+    # Errors in options are the driver's or the compiler's to report
+    ("-fcf-protection=bogus", "remote"),
+    ("-march=bogus", "remote"),
+    ("-fbogus", "remote"),
+    ("--param bogus=1", "remote"),
+    ("-std=bogus", "remote"),
+    ("-Wbogus -Wno-bogus", "remote"),
+    ("-gbogus", "remote"),
+    ("-Obogus", "remote"),
+    ("-x bogus", "remote"),
+    # What has to run here, or is not known to be safe elsewhere
+    ("-fverbose-asm -S", "host-memory"),
+    ("--coverage -frandom-seed=1", "remote"),
+    ("-fprofile-generate -frandom-seed=1", "remote"),
+    ("-fprofile-use", "remote"),
+    ("-fbranch-probabilities", "remote"),
+    ("-v", "verbose"),
+    ("-###", "verbose"),
+    ("-fself-test=x", "unknown-option"),
+    ("-fcompare-debug", "unknown-option"),
+    ("-include-directory sub", "link-input"),
+    ("-mtune=native -march=x86-64", "remote"),
+    ("-D", "missing-argument"),
+]
+
 OPTIONS = Theme("options", "One set of options each, on a compile that is clean and one that warns.", [
     Case(options, f"gcc -c x.c {options}; gcc -c w.c {options.replace('sub/q.o', 'sub/w.o')}", FOLDER, where, rounds=1,
          excused=(TEMPORARY_NAME,) if where == "verbose" else ())
-    for options, where in [
-        # Additional outputs
-        ("-gsplit-dwarf -g", "remote"),
-        ("-gsplit-dwarf -g -o sub/q.o", "remote"),
-        ("-gsplit-dwarf -g -o sub/../y.o", "remote"),
-        ("-save-temps", "remote"),
-        ("-save-temps=obj -o sub/q.o", "remote"),
-        ("-save-temps=cwd -o sub/q.o", "remote"),
-        ("-save-temps -gsplit-dwarf -g", "remote"),
-        ("-save-temps -flto -frandom-seed=1", "remote"),
-        ("-save-temps -MD -pipe", "remote"),
-        ("-fstack-usage", "remote"),
-        ("-fcallgraph-info", "remote"),
-        ("-fcallgraph-info=su,da -fstack-usage -o sub/k.o", "remote"),
-        ("-aux-info aux", "remote"),
-        ("-fopt-info-all=opt.txt -O3", "remote"),
-        ("-fdiagnostics-format=json-file -Wall", "remote"),
-        ("-fdump-tree-all -O1", "remote"),
-        ("-fdump-tree-all-graph -O1", "remote"),
-        ("-fdump-tree-optimized=foo.txt", "remote"),
-        ("-fdump-tree-gimple=sub/../g.txt", "remote"),
-        ("-fdump-tree-gimple=stderr", "remote"),
-        ("-fdump-tree-gimple=stdout", "output-to-stdout"),
-        ("-fdump-tree-gimple=/dev/stderr", "uncovered-call"),
-        ("-fdump-unnumbered -fdump-tree-original", "remote"),
-        ("-fdump-noaddr -fdump-rtl-expand", "remote"),
-        ("-fdump-noaddr -fdump-rtl-all", "remote"),
-        ("-fdump-noaddr -da -dP", "remote"),
-        ("-fdump-noaddr -fdump-ipa-all -O2", "remote"),
-        ("-fdump-lang-all", "remote"),
-        ("-fdump-earlydebug", "remote"),
-        ("-fdump-statistics -O2", "remote"),
-        ("-fdump-passes", "remote"),
-        ("-fdump-internal-locations", "remote"),
-        ("-fdump-go-spec=go.txt", "remote"),
-        ("-fdump-ada-spec", "remote"),
-        ("-dumpbase ''", "remote"),
-        # Code and debug information
-        ("-flto -frandom-seed=1 -O2", "remote"),
-        ("-flto -ffat-lto-objects -frandom-seed=1", "remote"),
-        ("-frecord-gcc-switches", "remote"),
-        ("-g -grecord-gcc-switches -O2", "remote"),
-        ("-g3", "remote"),
-        ("-g -gz", "remote"),
-        ("-ggdb -fdebug-prefix-map=$TREE=/x -fmacro-prefix-map=$TREE=/y", "remote"),
-        ("-pipe -O2", "remote"),
-        ("-pg", "remote"),
-        ("-fsanitize=address,undefined -g", "remote"),
-        ("-S -fno-asynchronous-unwind-tables -masm=intel", "remote"),
-        ("-dA -S", "remote"),
-        ("--param=max-inline-insns-auto=9 -O2", "remote"),
-        # Languages and the preprocessor
-        ("-x c++", "remote"),
-        ("-std=c89 -pedantic", "remote"),
-        ("-ansi -Wtraditional", "remote"),
-        ("-no-integrated-cpp", "remote"),
-        ("-traditional-cpp", "remote"),
-        ("-fpreprocessed", "remote"),
-        ("-fdirectives-only", "remote"),
-        ("-dD", "remote"),
-        ("-DX -UX -A x=y", "remote"),
-        # Diagnostics
-        ("-Werror -Wall", "remote"),
-        ("-fmax-errors=1", "remote"),
-        ("-fanalyzer", "remote"),
-        ("-fopt-info -O3", "remote"),
-        ("-fopt-info-vec-missed -O3", "remote"),
-        ("-fdiagnostics-format=json -Wall", "remote"),
-        ("-fdiagnostics-color=always -Wall", "remote"),
-        ("-fdiagnostics-generate-patch -Wall", "remote"),
-        ("-fdiagnostics-parseable-fixits -Wall", "remote"),
-        ("-ftrack-macro-expansion=0 -Wall", "remote"),
-        ("-Wmissing-include-dirs -Inope", "remote"),
-        # Errors in options are the driver's or the compiler's to report
-        ("-fcf-protection=bogus", "remote"),
-        ("-march=bogus", "remote"),
-        ("-fbogus", "remote"),
-        ("--param bogus=1", "remote"),
-        ("-std=bogus", "remote"),
-        ("-Wbogus -Wno-bogus", "remote"),
-        ("-gbogus", "remote"),
-        ("-Obogus", "remote"),
-        ("-x bogus", "remote"),
-        # What has to run here, or is not known to be safe elsewhere
-        ("-fverbose-asm -S", "host-memory"),
-        ("--coverage -frandom-seed=1", "profile"),
-        ("-fprofile-generate -frandom-seed=1", "profile"),
-        ("-fprofile-use", "profile"),
-        ("-fbranch-probabilities", "profile"),
-        ("-v", "verbose"),
-        ("-###", "verbose"),
-        ("-fself-test=x", "unknown-option"),
-        ("-fcompare-debug", "unknown-option"),
-        ("-include-directory sub", "link-input"),
-        ("-mtune=native -march=x86-64", "march-native"),
-        ("-D", "missing-argument"),
-    ]
+    for options, where in OPTION_SETS
 ] + [
     Case("of C++", """
         for options in -gsplit-dwarf -save-temps -fdump-tree-gimple '-flto -frandom-seed=3' -fstack-usage \\
@@ -586,7 +595,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         gcc -c x.c -Xassembler -W
         gcc -c -xc x.c -xnone s.s
         gcc -c x.c -x c
-    """, where="remote link-input preprocess stdin syntax-only"),
+    """, where="remote link-input preprocess stdin"),
     Case("that ask for this processor", """
         gcc -S x.c -O2 -mtune=native
         gcc -S x.c -mcpu=native
@@ -594,7 +603,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         gcc -S x.c -Wa,-march=native
         gcc -c x.c -Wa,-mtune=generic64
         gcc -S @r
-    """, {"r": "-march=native"}, "remote march-native no-source"),
+    """, {"r": "-march=native"}, "remote no-source"),
     Case("this processor in a pragma", "gcc -S y.c -O2; gcc -S z.c; clang -S z.c -o c.s", {
         "y.c": '#pragma GCC target("arch=native")\nint f(void){return 1;}',
         "z.c": '__attribute__((target("arch=native,tune=native"))) int f(void){return 1;}',
@@ -606,6 +615,7 @@ DIAGNOSTICS = Theme("diagnostics", "Where messages go, in which order, and what 
         gcc -c w.c -Wall 2>&1
         gcc -c q.c -H -fopt-info=stdout 2>&1
         gcc -S w.c -o - 2>&1
+        (gcc -S w.c -Wall -o - 2>&1) >log
     """, {"q.c": '#include "h.h"\nint x;'}, "remote output-to-stdout"),
     Case("two megabytes", "gcc -c q.c -Wall", {
         "q.c": "".join(f"static int f{i}(int a){{ int u; if(a=1) return u; return 'abcd'; }}\n" for i in range(2500)),
@@ -775,7 +785,7 @@ PROGRAMS = Theme("programs", "Which file is run as gcc, and under which name.", 
         PATH=bin:$PATH gcc -c x.c
         gcc -c x.c -B bin
     """, {"bin/as": '#!/bin/sh\necho own-as >&2\nexec /usr/bin/as "$@"\n'}, prepare="chmod +x bin/as",
-         where="foreign-program script-compiler toolchain-search"),
+         where="foreign-program script-compiler"),
     Case("exec with another argv[0]", "exec -a foo gcc -c bad.c"),
     Case("any argv[0]", """
         (exec -a gcc-99 gcc -c bad.c)

@@ -6,11 +6,11 @@ needed_tools() {
     cat <<'TABLE'
 gcc                                              gcc
 g++                                              g++
+gfortran                                         gfortran
 /usr/include/stdio.h                             libc6-dev
 clang                                            clang
 clang-14                                         clang-14
 clang-19                                         clang-19
-gfortran                                         gfortran
 strace                                           strace
 make                                             make
 cmake                                            cmake

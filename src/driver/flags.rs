@@ -74,6 +74,13 @@ pub enum Effect {
     Report,
     /// The value is a processor; `native` is this host's.
     Processor,
+    /// Changes where the driver looks for its parts, programs included: it is asked for them with this option
+    /// ([`super::toolchain`]).
+    Search,
+    /// The value is a specs file, part of the driver's configuration.
+    Specs,
+    /// The value is a character set; other than UTF-8, libc converts it with modules of its own.
+    Charset,
     /// Words for the assembler, the preprocessor, clang's compiler proper; looked up in tables of their own.
     Assembler,
     Preprocessor,
@@ -179,36 +186,41 @@ pub static DRIVER: &[Row] = &[
     row(Separate, Clang, Fine, &["-mthread-model", "-fdebug-compilation-dir", "-ftrapv-handler"]),
     // Alone in GCC for PowerPC.
     row(Separate, Clang, Fine, &["-meabi"]),
+    // Fortran's; modules are files like others. (GCC 12 knows no -Mdir, which was -Jdir once.)
+    row(JoinedOrSeparate, Gnu, Fine, &["-J"]),
+    row(Separate, Gnu, Fine, &["-fintrinsic-modules-path"]),
+    row(Joined, Gnu, Fine, &["-fintrinsic-modules-path="]),
+    row(Alone, Gnu, Fine, &["-cpp", "-nocpp"]),
     // Not studied, of another language (Ada, Fortran, Objective-C), or of a shape that changed between versions.
     row(Joined, Clang, UNKNOWN, &["-mllvm", "-mmlir", "-multi", "-filelist", "-foverride-record-layout"]),
     row(Joined, Clang, UNKNOWN, &["-fxray-instruction-threshold", "-fexperimental-openacc-macro-override"]),
     row(Joined, Either, UNKNOWN, &["-gen-", "-gcc-", "-gnat", "-gant", "-ObjC", "-objc", "-object"]),
-    row(Joined, Either, UNKNOWN, &["-fintrinsic-modules-path"]),
+    row(Joined, Clang, UNKNOWN, &["-fintrinsic-modules-path"]),
     // Compiles twice and compares, with names of temporary files in its complaints.
     row(Joined, Gnu, UNKNOWN, &["-fcompare-debug", "-fself-test"]),
     // --- What depends on more than files ---
     row(Joined, Either, Processor, &["-march=", "-mtune=", "-mcpu="]),
-    row(Joined, Either, Local(Cause::InputCharset), &["-finput-charset", "-fexec-charset", "-fwide-exec-charset"]),
+    row(Joined, Either, Charset, &["-finput-charset=", "-fexec-charset=", "-fwide-exec-charset="]),
     row(Joined, Either, Local(Cause::Plugin), &["-fplugin", "-fpass-plugin"]),
-    row(Joined, Either, Local(Cause::Specs), &["-specs=", "--specs="]),
-    row(Separate, Either, Local(Cause::Specs), &["-specs", "--specs"]),
-    row(Joined, Clang, Local(Cause::Specs), &["--config"]),
+    row(Joined, Gnu, Specs, &["-specs=", "--specs="]),
+    row(Separate, Gnu, Specs, &["-specs", "--specs"]),
+    row(Joined, Clang, Local(Cause::Specs), &["-specs", "--specs", "--config"]),
     row(Separate, Gnu, Local(Cause::Wrapper), &["-wrapper"]),
-    row(JoinedOrSeparate, Either, Local(Cause::ToolchainSearch), &["-B"]),
-    row(Separate, Either, Local(Cause::ToolchainSearch), &["--prefix"]),
-    row(Joined, Either, Local(Cause::ToolchainSearch), &["--prefix=", "-iplugindir="]),
-    row(Joined, Clang, Local(Cause::ToolchainSearch), &["--gcc-", "-resource-dir=", "--ld-path="]),
-    row(Separate, Clang, Local(Cause::ToolchainSearch), &["-gcc-toolchain", "-resource-dir"]),
+    row(JoinedOrSeparate, Either, Search, &["-B"]),
+    row(Separate, Either, Search, &["--prefix"]),
+    row(Joined, Either, Search, &["--prefix="]),
+    row(Joined, Clang, Search, &["--gcc-toolchain=", "--gcc-install-dir=", "--gcc-triple=", "-resource-dir="]),
+    row(Separate, Clang, Search, &["-gcc-toolchain", "-resource-dir"]),
+    row(Joined, Gnu, Local(Cause::Plugin), &["-iplugindir="]),
+    row(Joined, Clang, Fine, &["--ld-path="]),
     row(Joined, Either, Local(Cause::Modules), &["-fmodule-", "-fmodules", "-fdeps-", "-Mmodules", "-Mno-modules"]),
     row(Joined, Clang, Local(Cause::Modules), &["-fcxx-modules", "-fimplicit-module", "-fprebuilt-", "-gmodules"]),
     row(Joined, Clang, Local(Cause::Modules), &["-fbuiltin-module-map", "-module-", "--precompile", "-fapinotes"]),
     row(Joined, Gnu, Local(Cause::PrecompiledHeader), &["--output-pch="]),
-    row(Separate, Clang, Local(Cause::PrecompiledHeader), &["-include-pch"]),
+    row(Separate, Clang, Reads, &["-include-pch"]),
     row(Joined, Clang, Local(Cause::PrecompiledHeader), &["-relocatable-pch", "--relocatable-pch", "-verify-pch"]),
-    row(Alone, Either, Local(Cause::Profile), &["-coverage", "--coverage", "-fbranch-probabilities"]),
-    row(Joined, Either, Local(Cause::Profile), &["-fprofile", "-fauto-profile", "-ftest-coverage"]),
-    row(Joined, Either, Local(Cause::Profile), &["-fcondition-coverage", "-fpath-coverage", "-fcoverage-"]),
-    row(Joined, Clang, Local(Cause::Profile), &["-fcs-profile-", "-fmemory-profile", "-fcreate-profile"]),
+    // Profiles are read, and notes for gcov written, by the names that the object and the working directory give them.
+    row(Alone, Either, Fine, &["-coverage", "--coverage"]),
     row(Joined, Either, Local(Cause::Offload), &["-foffload", "-fopenmp-targets", "-fsycl", "--offload"]),
     // --- What differs from run to run ---
     row(Joined, Either, Local(Cause::Timing), &["-ftime-", "-fmem-report", "-save-stats", "--save-stats"]),
@@ -239,6 +251,7 @@ pub static DRIVER: &[Row] = &[
     row(Alone, Either, Fine, &["-nostdlib", "-nostdlib++", "-nodefaultlibs", "-nostartfiles", "-nolibc"]),
     row(Alone, Either, Fine, &["-s", "-r"]),
     row(Alone, Gnu, Fine, &["-symbolic", "-t", "-static-libasan", "-static-libtsan", "-static-libubsan"]),
+    row(Alone, Gnu, Fine, &["-static-libgfortran", "-static-libquadmath", "-static-libgomp"]),
     row(Alone, Clang, Fine, &["-static-libsan", "-shared-libsan", "-static-openmp"]),
     row(Joined, Clang, Fine, &["-rtlib=", "--rtlib=", "-unwindlib=", "--unwindlib="]),
 ];
@@ -254,14 +267,16 @@ pub static PREPROCESSOR: &[Row] = &[
     row(Joined, Either, Fine, &["-W"]),
 ];
 
-/// What may follow `-Wa,` and `-Xassembler`. Not the listings of `-a`, which carry the time of day, nor `--MD`, which
-/// tells the name of the driver's temporary file.
+/// What may follow `-Wa,` and `-Xassembler`. Listings and dependencies tell the name of the driver's temporary file, and
+/// `-ag` the time of day; so they do without us.
 pub static ASSEMBLER: &[Row] = &[
     row(Alone, Either, Fine, &["--noexecstack", "--execstack", "--fatal-warnings", "--warn", "--no-warn", "-W"]),
     row(Alone, Either, Fine, &["--32", "--64", "--x32", "-g", "--gen-debug", "-L", "--keep-locals", "-R", "--divide"]),
     row(Alone, Either, Fine, &["--no-pad-sections", "--reduce-memory-overheads", "--strip-local-absolute"]),
     row(Joined, Either, Fine, &["-gdwarf", "--gdwarf", "--compress-debug-sections", "--nocompress-debug-sections"]),
     row(Joined, Either, Fine, &["-m", "--generate-missing-build-notes="]),
+    row(Joined, Either, Report, &["-a"]),
+    row(Separate, Either, Writes, &["--MD", "-MD"]),
     row(JoinedOrSeparate, Either, Fine, &["-I"]),
     row(Separate, Either, Fine, &["--defsym", "-defsym"]),
 ];
@@ -275,7 +290,7 @@ pub static FRONTEND: &[Row] = &[
     row(Joined, Either, Fine, &["-W"]),
     row(Separate, Either, Local(Cause::Plugin), &["-load", "-plugin", "-add-plugin"]),
     row(Joined, Either, Local(Cause::Plugin), &["-plugin-arg-", "-fplugin", "-fpass-plugin"]),
-    row(Separate, Either, Local(Cause::PrecompiledHeader), &["-include-pch"]),
+    row(Separate, Either, Reads, &["-include-pch"]),
     row(Joined, Either, Local(Cause::PrecompiledHeader), &["-emit-pch"]),
     row(Joined, Either, Local(Cause::Modules), &["-fmodule", "-emit-module"]),
 ];
@@ -351,20 +366,34 @@ pub fn take<'a>(
 impl Taken<'_> {
     /// Why this option alone keeps an invocation here, whatever else is on the command line.
     pub fn objection(&self) -> Option<Reason> {
-        let ends_with = |ends: [&[u8]; 2]| ends.iter().any(|end| self.value.ends_with(end));
         match self.effect {
             Effect::Local(cause) => Some(Reason::at(cause, self.word)),
-            Effect::Processor if self.value.starts_with(b"native") => Some(Reason::at(Cause::MarchNative, self.word)),
             Effect::Processor if matches!(self.value, b"help" | b"?") => Some(Reason::at(Cause::Query, self.word)),
-            Effect::Reads if is_special(self.value) => Some(Reason::at(Cause::Stdin, self.value)),
-            Effect::Writes | Effect::Output if is_special(self.value) => {
-                Some(Reason::at(Cause::OutputToStdout, self.value))
+            // UTF-8 is what compilers work in.
+            Effect::Charset if !self.value.eq_ignore_ascii_case(b"utf-8") => {
+                Some(Reason::at(Cause::InputCharset, self.word))
             }
-            Effect::Report if ends_with([b"=-", b"=stdout"]) || self.value == b"-" => {
-                Some(Reason::at(Cause::OutputToStdout, self.word))
+            Effect::Reads if is_special(self.value) => Some(Reason::at(Cause::Stdin, self.value)),
+            Effect::Writes | Effect::Output if is_special(self.value) && self.value != b"-" => {
+                Some(Reason::at(Cause::OutputToStdout, self.value))
             }
             _ => None,
         }
+    }
+
+    /// Does it send something other than messages to the standard output?
+    pub fn writes_to_stdout(&self) -> bool {
+        let ends_with = |ends: [&[u8]; 2]| ends.iter().any(|end| self.value.ends_with(end));
+        match self.effect {
+            Effect::Writes | Effect::Output => self.value == b"-",
+            Effect::Report => ends_with([b"=-", b"=stdout"]) || self.value == b"-",
+            _ => false,
+        }
+    }
+
+    /// Does it mean the processor of this host?
+    pub fn is_native(&self) -> bool {
+        self.effect == Effect::Processor && self.value == b"native"
     }
 }
 

@@ -12,10 +12,16 @@ pub enum Language {
     PreprocessedCxx,
     Assembler,
     AssemblerWithCpp,
+    /// In fixed form
+    Fortran77,
+    Fortran77WithCpp,
+    /// In free form
+    Fortran95,
+    Fortran95WithCpp,
 }
 
 impl Language {
-    /// The name that `-x` knows it by, in both dialects.
+    /// The name that `-x` knows it by.
     pub fn name(self) -> &'static str {
         match self {
             Language::C => "c",
@@ -24,6 +30,10 @@ impl Language {
             Language::PreprocessedCxx => "c++-cpp-output",
             Language::Assembler => "assembler",
             Language::AssemblerWithCpp => "assembler-with-cpp",
+            Language::Fortran77 => "f77",
+            Language::Fortran77WithCpp => "f77-cpp-input",
+            Language::Fortran95 => "f95",
+            Language::Fortran95WithCpp => "f95-cpp-input",
         }
     }
 
@@ -63,32 +73,42 @@ const SUFFIXES: &[(&[&str], Dialect, Known)] = &[
     (&["gch", "pch"], Dialect::Either, HEADER),
     (&["cppm", "ccm", "cxxm", "c++m", "ixx", "mpp", "pcm", "iim", "iih"], Dialect::Either, MODULE),
     (&["m", "M", "mm", "mi", "mii"], Dialect::Either, FOREIGN),
-    (&["f", "for", "ftn", "f90", "f95", "f03", "f08", "fi", "fii"], Dialect::Either, FOREIGN),
-    (&["F", "FOR", "fpp", "FPP", "FTN", "F90", "F95", "F03", "F08"], Dialect::Either, FOREIGN),
+    // clang hands Fortran to gcc, which is intercepted in its turn.
+    (&["f", "for", "ftn"], Dialect::Gnu, Ok(Language::Fortran77)),
+    (&["F", "FOR", "fpp", "FPP", "FTN"], Dialect::Gnu, Ok(Language::Fortran77WithCpp)),
+    (&["f90", "f95", "f03", "f08"], Dialect::Gnu, Ok(Language::Fortran95)),
+    (&["F90", "F95", "F03", "F08"], Dialect::Gnu, Ok(Language::Fortran95WithCpp)),
     (&["ads", "adb", "d", "di", "dd", "go", "mod", "def", "brig", "r", "java"], Dialect::Either, FOREIGN),
     (&["cu", "cui", "hip", "hipi", "cl", "clcpp", "clii", "hlsl"], Dialect::Either, FOREIGN),
     (&["ll", "bc", "ast", "asm", "ifs", "rs"], Dialect::Either, FOREIGN),
 ];
 
-/// What `-x` may be followed by.
-const NAMES: &[(&[&str], Known)] = &[
-    (&["c"], Ok(Language::C)),
-    (&["c++"], Ok(Language::Cxx)),
-    (&["cpp-output"], Ok(Language::PreprocessedC)),
-    (&["c++-cpp-output"], Ok(Language::PreprocessedCxx)),
-    (&["assembler"], Ok(Language::Assembler)),
-    (&["assembler-with-cpp"], Ok(Language::AssemblerWithCpp)),
-    (&["c-header", "c++-header", "c++-system-header", "c++-user-header"], HEADER),
-    (&["objective-c-header", "objective-c++-header"], HEADER),
-    (&["c++-module", "c++-module-cpp-output", "pcm"], MODULE),
+/// What `-x` may be followed by, and which dialect knows it.
+const NAMES: &[(&[&str], Dialect, Known)] = &[
+    (&["c"], Dialect::Either, Ok(Language::C)),
+    (&["c++"], Dialect::Either, Ok(Language::Cxx)),
+    (&["cpp-output"], Dialect::Either, Ok(Language::PreprocessedC)),
+    (&["c++-cpp-output"], Dialect::Either, Ok(Language::PreprocessedCxx)),
+    (&["assembler"], Dialect::Either, Ok(Language::Assembler)),
+    (&["assembler-with-cpp"], Dialect::Either, Ok(Language::AssemblerWithCpp)),
+    (&["f77"], Dialect::Gnu, Ok(Language::Fortran77)),
+    (&["f77-cpp-input"], Dialect::Gnu, Ok(Language::Fortran77WithCpp)),
+    (&["f95"], Dialect::Gnu, Ok(Language::Fortran95)),
+    (&["f95-cpp-input"], Dialect::Gnu, Ok(Language::Fortran95WithCpp)),
+    (&["c-header", "c++-header", "c++-system-header", "c++-user-header"], Dialect::Either, HEADER),
+    (&["objective-c-header", "objective-c++-header"], Dialect::Either, HEADER),
+    (&["c++-module", "c++-module-cpp-output", "pcm"], Dialect::Either, MODULE),
 ];
 
 /// The language that an `-x` option names.
 ///
 /// # Errors
 /// The cause that keeps its files here.
-pub fn by_name(name: &[u8]) -> Result<Language, Cause> {
-    NAMES.iter().find(|(names, _)| names.iter().any(|n| n.as_bytes() == name)).map_or(FOREIGN, |(_, known)| *known)
+pub fn by_name(driver: DriverName, name: &[u8]) -> Result<Language, Cause> {
+    NAMES
+        .iter()
+        .find(|(names, ..)| names.iter().any(|n| n.as_bytes() == name))
+        .map_or(FOREIGN, |(_, dialect, known)| if dialect.is_of(driver) { *known } else { FOREIGN })
 }
 
 /// The language of a file without `-x`.
@@ -104,11 +124,7 @@ pub fn by_suffix(driver: DriverName, path: &[u8]) -> Result<Language, Cause> {
         .iter()
         .find(|(suffixes, ..)| suffixes.iter().any(|s| s.as_bytes() == suffix))
         .ok_or(Cause::LinkInput)?;
-    if *dialect == Dialect::Either || *dialect == driver.dialect {
-        known.map(|language| language.under(driver.language))
-    } else {
-        FOREIGN
-    }
+    if dialect.is_of(driver) { known.map(|language| language.under(driver.language)) } else { FOREIGN }
 }
 
 #[cfg(test)]
@@ -129,8 +145,12 @@ mod tests {
         assert_eq!(of("clang", "a.CC"), Ok(Language::Cxx));
         assert_eq!(of("gcc", "a.CC"), Err(Cause::UnknownLanguage));
         assert_eq!(of("gcc", "a.hpp"), Err(Cause::PrecompiledHeader));
+        assert_eq!(of("gfortran", "a.for"), Ok(Language::Fortran77));
+        assert_eq!(of("gcc", "a.F90"), Ok(Language::Fortran95WithCpp));
+        assert_eq!(of("gfortran", "a.c"), Ok(Language::C));
+        assert_eq!(of("clang", "a.f90"), Err(Cause::UnknownLanguage));
         assert_eq!(of("clang++", "a.cppm"), Err(Cause::Modules));
-        for linked in ["a.o", "liba.a", "liba.so.1", "dir.c/a", ".c", "", "a."] {
+        for linked in ["a.f77", "a.o", "liba.a", "liba.so.1", "dir.c/a", ".c", "", "a."] {
             assert_eq!(of("gcc", linked), Err(Cause::LinkInput), "{linked}");
         }
     }

@@ -35,7 +35,6 @@ causes! {
     Query = "query", "it only asks the compiler about itself";
     Preprocess = "preprocess", "it only preprocesses";
     DependenciesOnly = "dependencies-only", "it only lists dependencies";
-    SyntaxOnly = "syntax-only", "it only checks the syntax";
     NoSource = "no-source", "it names nothing to compile";
     /// `clang -cc1`: not the driver but the program behind it.
     CompilerProper = "compiler-proper", "it calls the compiler proper, not the driver";
@@ -55,16 +54,15 @@ causes! {
     AmbiguousResponseFile = "ambiguous-response-file", "compilers read the quoting in a response file differently";
 
     // What depends on this host or on more than files.
-    MarchNative = "march-native", "an option means the processor of this host";
+    MarchNative = "march-native", "an option means the processor of this host and cannot be spelled out";
     HostMemory = "host-memory", "the compiler would write down what it derived from this host's memory";
     ToolchainSearch = "toolchain-search", "an option changes where the driver looks for its parts";
     Specs = "specs", "an option changes the driver's own configuration";
     Wrapper = "wrapper", "an option runs the compiler under another program";
     Plugin = "plugin", "an option loads code into the compiler";
     InputCharset = "input-charset", "an option converts character sets with modules of this host's C library";
-    PrecompiledHeader = "precompiled-header", "it makes a precompiled header, or names one in clang's own format";
+    PrecompiledHeader = "precompiled-header", "it makes a precompiled header";
     Modules = "modules", "it uses C++ or header modules";
-    Profile = "profile", "it instruments for a profile or uses one";
     Offload = "offload", "it compiles for an accelerator as well";
 
     Environment = "environment", "a variable changes what the driver does or writes";

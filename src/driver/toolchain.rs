@@ -7,6 +7,7 @@
 pub mod behind;
 pub mod closure;
 
+use super::search;
 use crate::wire::{Bytes, Invocation, Toolchain};
 use anyhow::{Context, Result, bail};
 use closure::Closure;
@@ -22,17 +23,23 @@ const PROGRAMS: [&str; 5] = ["cc1", "cc1plus", "f951", "as", "objcopy"];
 /// Environment variables that decide which programs, libraries and files of libc's a driver uses.
 const DECISIVE: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
 
-/// What tells one toolchain question from another: the driver and the decisive variables.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What tells one toolchain question from another: the driver, the decisive variables and options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ToolchainKey {
     driver: Bytes,
     variables: Vec<(&'static str, Option<Bytes>)>,
+    search: Vec<Bytes>,
+    /// What relative folders in `search` are relative to; empty without such options.
+    cwd: Bytes,
 }
 
 impl ToolchainKey {
     pub fn of(invocation: &Invocation) -> ToolchainKey {
         let value = |name: &'static str| (name, invocation.variable(name.as_bytes()).map(<[u8]>::to_vec));
-        ToolchainKey { driver: invocation.driver.clone(), variables: DECISIVE.into_iter().map(value).collect() }
+        let search = search::options(&invocation.driver, &invocation.argv);
+        let cwd = if search.is_empty() { Bytes::new() } else { invocation.cwd.clone() };
+        let variables = DECISIVE.into_iter().map(value).collect();
+        ToolchainKey { driver: invocation.driver.clone(), variables, search, cwd }
     }
 
     /// Absolute path of the driver.
@@ -118,6 +125,10 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain, Unusable> {
 /// Where the driver would find a program; `None` when it has no such program.
 fn program(key: &ToolchainKey, driver: &Path, name: &str) -> Result<Option<PathBuf>> {
     let mut command = Command::new(driver);
+    let cwd = Path::new(OsStr::from_bytes(&key.cwd));
+    if !key.search.is_empty() {
+        command.args(key.search.iter().map(|word| OsStr::from_bytes(word))).current_dir(cwd);
+    }
     command.arg(format!("-print-prog-name={name}")).stdin(Stdio::null()).stderr(Stdio::null()).env_clear();
     for (variable, value) in &key.variables {
         if let Some(value) = value {
@@ -133,6 +144,10 @@ fn program(key: &ToolchainKey, driver: &Path, name: &str) -> Result<Option<PathB
     if answer.is_absolute() {
         return Ok(answer.exists().then(|| answer.to_path_buf()));
     }
+    if line.contains(&b'/') {
+        // Found through a relative option.
+        return Ok((!key.search.is_empty()).then(|| cwd.join(answer)));
+    }
     // A bare name: the driver will look for it in PATH.
     let path = key.variable("PATH").unwrap_or(OsStr::new("/bin:/usr/bin"));
     let found = std::env::split_paths(path).map(|dir| dir.join(answer)).find(|candidate| candidate.is_file());
@@ -145,7 +160,7 @@ mod tests {
 
     fn gcc() -> ToolchainKey {
         let variables = vec![("PATH", std::env::var_os("PATH").map(OsStringExt::into_vec))];
-        ToolchainKey { driver: b"/usr/bin/gcc".to_vec(), variables }
+        ToolchainKey { driver: b"/usr/bin/gcc".to_vec(), variables, ..Default::default() }
     }
 
     #[test]
@@ -169,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_cannot_run_is_an_error() {
-        let key = ToolchainKey { driver: b"/nonexistent/gcc".to_vec(), variables: vec![] };
+        let key = ToolchainKey { driver: b"/nonexistent/gcc".to_vec(), ..Default::default() };
         assert!(inspect(&key).unwrap_err().detail.contains("/nonexistent/gcc"));
     }
 }

@@ -226,6 +226,7 @@ mod tests {
             merged_output: false,
             limits: vec![(7, 100, 200)],
             viewpoint: Default::default(),
+            stdin: None,
         };
         let toolchain = Usable::own(vec![b"/usr/bin/gcc".to_vec()]);
         let here = Path::new("/s");

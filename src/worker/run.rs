@@ -33,6 +33,8 @@ pub struct Surroundings<'a> {
     pub page: &'a Page,
     /// Variables in place of the invocation's own.
     pub variables: &'a [(Bytes, Bytes)],
+    /// `None`: nothing to read.
+    pub stdin: Option<RawFd>,
     pub stdout: RawFd,
     pub stderr: RawFd,
 }
@@ -55,7 +57,10 @@ pub fn start(invocation: &Invocation, around: &Surroundings<'_>) -> Result<Runni
     // MPI libraries do not mark all their descriptors; a compiler must not keep a peer's connection open.
     close_all_on_exec();
     let actions = FileActions::new()?;
-    actions.open_null(0)?;
+    match around.stdin {
+        Some(fd) => actions.duplicate(fd, 0)?,
+        None => actions.open_null(0)?,
+    }
     actions.duplicate(around.stdout, 1)?;
     actions.duplicate(around.stderr, 2)?;
     actions.duplicate(around.table_fd, TABLE_FD)?;

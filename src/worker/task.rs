@@ -2,6 +2,7 @@
 //! may be believed.
 
 use crate::event::Interest;
+use crate::stdin;
 use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
@@ -141,6 +142,7 @@ impl Task {
         }
         let (stdout, stdout_end) = Printed::new()?;
         let (stderr, stderr_end) = Printed::new()?;
+        let stdin = start.invocation.stdin.as_deref().map(stdin::file_with).transpose()?;
         let around = Surroundings {
             library: start.library,
             scratch: &scratch.0,
@@ -148,6 +150,7 @@ impl Task {
             task_fd: memory.fd(),
             page: memory.page(),
             variables: &start.toolchain.variables(),
+            stdin: stdin.as_ref().map(AsRawFd::as_raw_fd),
             stdout: stdout_end.as_raw_fd(),
             stderr: if start.invocation.merged_output { stdout_end.as_raw_fd() } else { stderr_end.as_raw_fd() },
         };

@@ -443,6 +443,7 @@ mod tests {
             window: None,
             merged_output: false,
             limits: vec![],
+            stdin: None,
             viewpoint: Default::default(),
         };
         for (environment, expected) in [

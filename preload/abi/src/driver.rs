@@ -8,6 +8,8 @@ pub enum Language {
     C,
     /// `g++`, `c++`, `clang++`: C sources are compiled as C++.
     Cxx,
+    /// `gfortran`, `f77`, `f90`, `f95`: as for C, but a link gets Fortran's libraries.
+    Fortran,
 }
 
 /// A driver's option dialect.
@@ -15,8 +17,15 @@ pub enum Language {
 pub enum Dialect {
     Gnu,
     Clang,
-    /// `cc` and `c++`: whichever the system chose; only what both understand alike may be assumed.
+    /// `cc`, `c++`, `f95`: whichever the system chose; only what both understand alike may be assumed.
     Either,
+}
+
+impl Dialect {
+    /// Does what this dialect knows hold for `driver`?
+    pub fn is_of(self, driver: DriverName) -> bool {
+        self == Dialect::Either || self == driver.dialect
+    }
 }
 
 /// What [`recognise`] found in a driver's file name.
@@ -27,17 +36,22 @@ pub struct DriverName {
 }
 
 /// Longest names first, so that `g++` is not taken for a prefix of something else.
-const NAMES: [(&[u8], Language, Dialect); 6] = [
+const NAMES: [(&[u8], Language, Dialect); 10] = [
+    (b"gfortran", Language::Fortran, Dialect::Gnu),
     (b"clang++", Language::Cxx, Dialect::Clang),
     (b"clang", Language::C, Dialect::Clang),
     (b"g++", Language::Cxx, Dialect::Gnu),
     (b"gcc", Language::C, Dialect::Gnu),
     (b"c++", Language::Cxx, Dialect::Either),
     (b"cc", Language::C, Dialect::Either),
+    (b"f77", Language::Fortran, Dialect::Either),
+    (b"f90", Language::Fortran, Dialect::Either),
+    (b"f95", Language::Fortran, Dialect::Either),
 ];
 
-/// Recognises `gcc`, `g++`, `cc`, `c++`, `clang`, `clang++` with an optional target prefix ending in `-` and an
-/// optional version suffix (`x86_64-linux-gnu-g++-12`, `clang++-19`, `gcc-12.2.0`). `name` is a file name, not a path.
+/// Recognises `gcc`, `g++`, `cc`, `c++`, `clang`, `clang++`, `gfortran`, `f77`, `f90`, `f95` with an optional target
+/// prefix ending in `-` and an optional version suffix (`x86_64-linux-gnu-g++-12`, `clang++-19`, `gcc-12.2.0`). `name`
+/// is a file name, not a path.
 pub fn recognise(name: &[u8]) -> Option<DriverName> {
     let stem = without_version(name);
     for (driver, language, dialect) in NAMES {
@@ -69,7 +83,22 @@ mod tests {
 
     #[test]
     fn names_of_drivers_and_of_their_parts() {
-        for name in ["gcc", "g++", "cc", "c++", "clang", "clang++", "gcc-12", "clang++-19", "gcc-12.2.0"] {
+        for name in [
+            "gcc",
+            "g++",
+            "cc",
+            "c++",
+            "clang",
+            "clang++",
+            "gcc-12",
+            "clang++-19",
+            "gcc-12.2.0",
+            "gfortran",
+            "gfortran-12",
+            "f77",
+            "f90",
+            "f95",
+        ] {
             assert!(recognise(name.as_bytes()).is_some(), "{name}");
             let cross = ["x86_64-linux-gnu-", name].concat();
             assert!(recognise(cross.as_bytes()).is_some(), "{cross}");
@@ -88,8 +117,11 @@ mod tests {
             "cpp",
             "ccache",
             "distcc",
-            "gfortran",
+            "f951",
             "mpicc",
+            "mpifort",
+            "mpif90",
+            "flang-19",
             "xgcc",
             "",
             "-",

@@ -63,10 +63,14 @@ impl Origin {
         };
         let name = names::base_name(&invocation.driver);
         let written_name = invocation.argv.first().map_or(name, |word| names::base_name(word));
-        let Some(driver) = names::recognise(written_name).or_else(|| names::recognise(name)) else { return origin };
+        let called = names::recognise(written_name).filter(|driver| driver.dialect != names::Dialect::Either);
+        let Some(driver) = called.or_else(|| driver::driver_at(&invocation.driver)) else { return origin };
         let arguments = invocation.argv.get(1..).unwrap_or_default();
         // Reading response files once more, which the client did already, is not worth a sharper prediction.
-        let mut read = |_: &[u8]| Err(io::ErrorKind::Unsupported.into());
+        let mut read = |name: &[u8]| match driver::native::is_kept(name) {
+            true => Ok(Vec::new()),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        };
         if let Verdict::Remote(compile) = driver::classify(driver, arguments, &mut read) {
             if let Some(source) = compile.sources.first() {
                 origin.source = absolute(&origin.cwd, &source.path);
@@ -239,6 +243,7 @@ pub mod tests {
             merged_output: false,
             limits: vec![],
             viewpoint: Default::default(),
+            stdin: None,
         }
     }
 
