@@ -11,7 +11,7 @@ import sys
 # What belongs on the head by design. Anything else in `local_reasons` is a compile that should have travelled.
 LOCAL_BY_DESIGN = {"link", "query", "preprocess", "dependencies-only", "syntax-only", "no-source", "stdin"}
 
-HEADINGS = ["TUs", "remote", "local", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "misses/TU"]
+HEADINGS = ["TUs", "remote", "misses/TU", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "local (by reason)"]
 
 
 def judge(stats, objects, log):
@@ -47,16 +47,17 @@ def row(stats):
     per_tu = max(remote, 1)
     head = (stats["dispatcher_cpu_s"] + stats["client_cpu_s"]) / per_tu
     compiled = stats["compile_cpu_s"] / per_tu
+    reasons = sorted(stats["local_reasons"].items(), key=lambda item: -item[1])
     return [
         str(remote + stats["actions"]["hit"]),
         str(remote),
-        str(stats["actions"]["local"]),
+        f"{stats['misses'] / per_tu:.1f}",
         f"{head * 1e3:.2f} ms",
         f"{compiled * 1e3:.0f} ms",
         f"{head / compiled:.2%}" if compiled else "-",
         f"{stats['bytes_to_workers'] / per_tu / 1e3:.0f} kB",
         f"{stats['bytes_from_workers'] / per_tu / 1e3:.0f} kB",
-        f"{stats['misses'] / per_tu:.1f}",
+        f"{stats['actions']['local']}: " + ", ".join(f"{count} {reason}" for reason, count in reasons),
     ]
 
 
