@@ -10,8 +10,9 @@ build_seconds_max=1800 # of one build; the largest takes 300 on two free cores, 
 # Some projects record the time of the build unless they are told one.
 export SOURCE_DATE_EPOCH=1700000000
 
-# THE table. A row: project | Debian source package | compilers that --all uses | least number of TUs (.o files) |
-# least number of .d files | build system | configuration | build. A build that silently shrank must not pass.
+# THE table. A row: project | Debian source package | compilers that --all uses | least number of TUs | least number
+# of .d files | build system | configuration | build. A build that silently shrank must not pass.
+#   TUs      .o files, and behind a + the compiles beside them: makefiles' questions, whose objects they delete again
 #   make     configuration is a command run in the tree, build holds make's options and goals
 #   cmake    configuration holds cmake's options, build holds ninja's options and goals
 # The last two are shell words and see $cc, $cxx and $warnings. What a configuration starts is no TU: it always runs
@@ -22,9 +23,9 @@ lua      | lua5.4   | gcc clang | 34  | 34  | make  | true | -C src "CC=$cc -std
 zlib     | zlib     | gcc clang | 19  | 0   | make  | env CC=$cc "CFLAGS=-g -O2 $warnings" ./configure --static | all
 zstd     | libzstd  | gcc clang | 33  | 32  | make  | true | -C lib V=1 CC=$cc "CFLAGS=-g -O2 $warnings" libzstd.a
 zstd-cli | libzstd  | gcc       | 43  | 42  | make  | true | -C programs V=1 CC=$cc "CFLAGS=-g -O3 $warnings" zstd
-sqlite   | sqlite3  | gcc clang | 90  | 90  | make  | env CC=$cc "CFLAGS=-g -MMD" ./configure --disable-amalgamation --disable-tcl --disable-shared --disable-readline | libsqlite3.la
-redis    | redis    | gcc clang | 100 | 90  | make  | true | V=1 CC=$cc CFLAGS=-MMD MALLOC=libc OPTIMIZATION=-O0 all
-curl     | curl     | gcc clang | 180 | 0   | make  | env CC=$cc "CFLAGS=-g $warnings" ./configure --without-ssl --disable-shared --without-libpsl --without-zstd --without-brotli | V=1
+sqlite   | sqlite3  | gcc clang | 102 | 90  | make  | env CC=$cc "CFLAGS=-g -MMD" ./configure --disable-amalgamation --disable-tcl --disable-shared --disable-readline | libsqlite3.la
+redis    | redis    | gcc clang | 140+2 | 90  | make  | true | V=1 CC=$cc CFLAGS=-MMD MALLOC=libc OPTIMIZATION=-O0 all
+curl     | curl     | gcc clang | 207 | 0   | make  | env CC=$cc "CFLAGS=-g $warnings" ./configure --without-ssl --disable-shared --without-libpsl --without-zstd --without-brotli | V=1
 openssl  | openssl  | gcc clang | 800 | 800 | make  | env CC=$cc ./Configure --debug linux-x86_64 no-shared no-tests | build_sw
 fmt      | fmtlib   | gcc clang | 2   | 2   | cmake | -DFMT_TEST=OFF -DFMT_DOC=OFF |
 leveldb  | leveldb  | gcc clang | 39  | 39  | cmake | -DLEVELDB_BUILD_TESTS=OFF -DLEVELDB_BUILD_BENCHMARKS=OFF |
@@ -32,6 +33,7 @@ yaml-cpp | yaml-cpp | gcc clang | 30  | 30  | cmake | -DYAML_CPP_BUILD_TESTS=OFF
 abseil   | abseil   | gcc       | 110 | 110 | cmake | -DABSL_PROPAGATE_CXX_STD=ON -DCMAKE_CXX_STANDARD=17 -DCMAKE_BUILD_TYPE=Debug |
 protobuf | protobuf | gcc       | 60  | 60  | cmake | -Dprotobuf_BUILD_TESTS=OFF -Dprotobuf_BUILD_PROTOC_BINARIES=OFF -DCMAKE_BUILD_TYPE=Debug |
 rocksdb  | rocksdb  | gcc       | 18  | 18  | cmake | -DWITH_TESTS=OFF -DWITH_GFLAGS=OFF -DWITH_TOOLS=OFF -DWITH_BENCHMARK_TOOLS=OFF -DFAIL_ON_WARNINGS=OFF -DCMAKE_BUILD_TYPE=Debug | CMakeFiles/rocksdb.dir/{memtable/{alloc_tracker,hash_linklist_rep,skiplistrep,vectorrep,write_buffer_manager},util/{cleanable,coding,comparator,compression_context_cache,crc32c,dynamic_bloom,hash,random,rate_limiter,ribbon_config,slice,status,string_util}}.cc.o
+lapack   | lapack   | gcc       | 493 | 0   | make  | cp make.inc.example make.inc | -C SRC "FFLAGS=-g -frecursive -Wall" single
 TABLE
 }
 
@@ -49,8 +51,8 @@ all_builds() {
 #   configure   command run in the tree before the build
 #   build       the build, one command run in the tree
 #   expected    least numbers of .o and .d files
-#   block       REGEX of the lines that open a command's output in the log: one for every kind of command that may
-#               run beside others, or its lines count to whichever command happened to come before
+#   questions   compiles whose objects are gone after the build
+#   block       REGEX of the lines that open a target's output in the log
 #   uncompared  GLOBs of files in which the build tool records times
 select_project() {
     local cc cxx system objects depfiles configuration goals
@@ -65,14 +67,18 @@ select_project() {
     IFS=$'\x1f' read -r project package _ objects depfiles system configuration goals < <(
         projects_table | grep "^${1%%:*} *|" | sed 's/ *| */\x1f/g; s/ *$//'
     ) || die "no project '${1%%:*}'; there are: $(project_names | xargs)"
-    expected=("$objects" "$depfiles")
+    expected=("${objects%+*}" "$depfiles")
+    questions=0
+    [[ $objects != *+* ]] || questions=${objects#*+}
     eval "configure=($configuration)"
     eval "build=($goals)"
     case $system in
         make)
-            # --output-sync keeps the diagnostics of a command together.
+            # --output-sync keeps what a target's commands print together. It begins with a command: with anything
+            # that is not the inside of a diagnostic. (A line too many that opens a block does no harm, both logs are
+            # cut alike; a line too few does.)
             build=(make "-j$jobs" --output-sync=target --no-print-directory "${build[@]}")
-            block='^ *(CC|CCLD|AS|AR|LINK|compiling|==>|libtool:|(/usr/bin/)?(perl|ar|ranlib|rm|mv|cp|ln|cd|echo)|gcc|clang|cc)( |$)'
+            block='^(?![\s]|In file included from|[^ ]+: (In|At|Assembler) |[^ ]+:[0-9]+:|(cc1|f951)[^ ]*: |[0-9]+ (warning|error))|^ +[A-Z]+ '
             uncompared=()
             ;;
         cmake)
@@ -80,8 +86,8 @@ select_project() {
                 "-DCMAKE_C_COMPILER=$cc" "-DCMAKE_CXX_COMPILER=$cxx"
                 "-DCMAKE_C_FLAGS=$warnings" "-DCMAKE_CXX_FLAGS=$warnings" "${configure[@]}")
             # keepdepfile: ninja otherwise swallows .d files into a database of its own.
-            build=(env 'NINJA_STATUS=' ninja -C build "-j$jobs" -d keepdepfile "${build[@]}")
-            block='^(Building|Linking) '
+            build=(env 'NINJA_STATUS=> ' ninja -C build "-j$jobs" -d keepdepfile "${build[@]}")
+            block='^> '
             uncompared=(build/.ninja_log build/.ninja_deps)
             ;;
     esac

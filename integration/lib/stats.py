@@ -1,6 +1,6 @@
 """Reads what `mpicc-proxy run --stats FILE` wrote.
 
-stats.py judge STATS OBJECTS LOG    Every object came from a rank, and nothing that compiles ran on the head.
+stats.py judge STATS TUS LOG        So many compiles ran on ranks, and nothing that compiles ran on the head.
 stats.py row STATS                  Figures of a project, as the cells of a table row.
 stats.py get STATS NAME             One number (dotted: actions.remote).
 """
@@ -14,11 +14,11 @@ LOCAL_BY_DESIGN = {"link", "query", "preprocess", "dependencies-only", "syntax-o
 HEADINGS = ["TUs", "remote", "misses/TU", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "local (by reason)"]
 
 
-def judge(stats, objects, log):
+def judge(stats, tus, log):
     complaints = []
     actions = stats["actions"]
-    if objects == 0 or actions["remote"] != objects:
-        complaints.append(f"{actions['remote']} compiles ran on ranks, but there are {objects} objects")
+    if tus == 0 or actions["remote"] != tus:
+        complaints.append(f"{actions['remote']} compiles ran on ranks, expected {tus}")
     if actions["failed"] or stats["retries"]:
         complaints.append(f"{actions['failed']} failed, {stats['retries']} retries")
     for reason, count in stats["local_reasons"].items():
@@ -33,8 +33,8 @@ def judge(stats, objects, log):
     with open(log, errors="surrogateescape") as file:
         lines = file.read().splitlines()
     remote = [line for line in lines if line.startswith("remote")]
-    if len(remote) != objects:
-        complaints.append(f"the clients' log has {len(remote)} remote compiles for {objects} objects")
+    if len(remote) != tus:
+        complaints.append(f"the clients' log has {len(remote)} remote compiles, expected {tus}")
     for line in lines:
         verdict, reason = line.split("\t")[:2]
         if verdict != "remote" and reason not in LOCAL_BY_DESIGN:
