@@ -264,6 +264,8 @@ pub static ASSEMBLER: &[Row] = &[
     row(Joined, Either, Fine, &["-m", "--generate-missing-build-notes="]),
     row(JoinedOrSeparate, Either, Fine, &["-I"]),
     row(Separate, Either, Fine, &["--defsym", "-defsym"]),
+    // How scripts that write assembler ask what it understands.
+    row(Alone, Either, Local(Cause::Query), &["-v", "-V", "-version", "--version", "--help", "--target-help"]),
 ];
 
 /// What may follow `-Xclang`.
