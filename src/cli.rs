@@ -341,12 +341,13 @@ mod tests {
         let options = RankOptions {
             socket: Some(PathBuf::from(OsStr::from_bytes(b"/tmp/\xff"))),
             slots: Some(3),
+            store_bytes: Some("64M".parse().unwrap()),
             ready_file: Some("r".into()),
         };
         let words = [vec!["rank".into()], options.to_arguments()].concat();
         let back = Rank::try_parse_from(words).unwrap().options;
         assert_eq!(back.to_arguments(), options.to_arguments());
-        assert_eq!(back.slots, Some(3));
+        assert_eq!((back.slots, back.store_bytes), (options.slots, options.store_bytes));
         assert!(RankOptions::default().to_arguments().is_empty());
     }
 }

@@ -26,6 +26,7 @@ pub mod ranks;
 pub mod rusage;
 pub mod session;
 pub mod signals;
+pub mod size;
 pub mod status;
 pub mod viewpoint;
 pub mod watchdog;

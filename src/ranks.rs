@@ -7,6 +7,7 @@ use crate::launcher::{self, Family, Launcher, Plan};
 use crate::paths::{self, Installation, SOCKET_PATH_BYTES_MAX};
 use crate::session;
 use crate::signals::Signals;
+use crate::size::Size;
 use mpicc_proxy_abi as abi;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, geteuid};
@@ -77,8 +78,12 @@ impl Ranks {
 
         let socket = directory.path().join("socket");
         let ready_file = directory.path().join("ready");
-        let rank_options =
-            RankOptions { socket: Some(socket.clone()), slots: options.slots, ready_file: Some(ready_file.clone()) };
+        let rank_options = RankOptions {
+            socket: Some(socket.clone()),
+            slots: options.slots,
+            store_bytes: options.store_bytes,
+            ready_file: Some(ready_file.clone()),
+        };
         let in_allocation = allocation.hosts > 1 || allocation.slurm;
         let plan = Plan {
             launcher,
@@ -276,6 +281,11 @@ pub struct RankOptions {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub slots: Option<u32>,
 
+    /// Memory for files of the head on each host: bytes, or with K, M or G [default: a quarter of what is free, at
+    /// most 8G]
+    #[arg(long, value_name = "SIZE")]
+    pub store_bytes: Option<Size>,
+
     /// Make this file, on rank 0, when every rank is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -290,9 +300,11 @@ impl RankOptions {
     /// The command line that reads back as these options.
     pub fn to_arguments(&self) -> Vec<OsString> {
         let slots = self.slots.map(|slots| OsString::from(slots.to_string()));
+        let store_bytes = self.store_bytes.map(|size| OsString::from(size.bytes().to_string()));
         let options = [
             ("--socket", self.socket.as_deref().map(Path::as_os_str)),
             ("--slots", slots.as_deref()),
+            ("--store-bytes", store_bytes.as_deref()),
             ("--ready-file", self.ready_file.as_deref().map(Path::as_os_str)),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value?)));

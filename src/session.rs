@@ -14,6 +14,7 @@ use crate::launcher::Choice;
 use crate::paths::{self, Installation};
 use crate::ranks::Ranks;
 use crate::signals::Signals;
+use crate::size::Size;
 use crate::status;
 use crate::wire::Stats;
 use mpicc_proxy_abi as abi;
@@ -49,6 +50,11 @@ pub struct Options {
     /// Compiles that one worker runs at a time [default: the CPUs it may use]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub slots: Option<u32>,
+
+    /// Memory for files of the head on each host: bytes, or with K, M or G [default: a quarter of what is free, at
+    /// most 8G]
+    #[arg(long, value_name = "SIZE")]
+    pub store_bytes: Option<Size>,
 
     /// What starts the ranks
     #[arg(long, value_enum, default_value_t, value_name = "LAUNCHER")]

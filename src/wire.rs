@@ -310,6 +310,10 @@ pub enum ToRank {
         digest: Digest,
         at: u64,
     },
+    /// The payload is these contents, one after the other.
+    Blobs {
+        digests: Vec<Digest>,
+    },
     /// The content of that record is no longer what its digest says.
     BlobGone {
         digest: Digest,
@@ -333,9 +337,11 @@ pub enum FromRank {
         path: Bytes,
         want: Want,
     },
+    /// A content that rank 0 thinks is here is not (it was evicted, or is still on its way to another rank).
     AskBlob {
         record: RecordId,
         epoch: u32,
+        digest: Digest,
     },
     Chunk {
         action: ActionId,
@@ -352,6 +358,10 @@ pub enum FromRank {
         reason: String,
         detail: String,
         retry: bool,
+    },
+    /// Is there room for compiles on this host? Sent when that changes; at first there is.
+    Room {
+        enough: bool,
     },
     Heartbeat,
 }

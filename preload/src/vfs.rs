@@ -209,7 +209,8 @@ fn copy_content(entry: &Entry, target: &Target) -> Result<(), Errno> {
     }
     let content = view::store_path(entry).ok_or_else(limit)?;
     // SAFETY: NUL-terminated paths of ours.
-    let from = unsafe { sys::open(content.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) }?;
+    let open = || unsafe { sys::open(content.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0) };
+    let from = view::open_content(entry, open)?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
     // SAFETY: as above.
     let result = unsafe { sys::open(target.path.as_ptr(), flags, entry.stat.mode & 0o7777) }.and_then(|to| {

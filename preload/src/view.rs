@@ -122,6 +122,21 @@ fn satisfies(entry: &Entry, want: Want) -> bool {
     want != Want::Content || !readable_file || entry.content.load(Ordering::Acquire) == 1
 }
 
+/// Opens something of the store with `open`, again if it fails for want of the name: the host's ranks evict contents
+/// that nobody used for long, at any time, and bring them again when asked. `None`: it cannot be had.
+pub fn open_content<T>(entry: &Entry, mut open: impl FnMut() -> Result<T, c_int>) -> Result<T, c_int> {
+    /// A store that loses contents so fast is of no use to this compile.
+    const TRIES: u32 = 4;
+    let mut result = open();
+    for _ in 1..TRIES {
+        if !matches!(result, Err(libc::ENOENT)) || ask(text(entry.key), Want::Content).is_none() {
+            break;
+        }
+        result = open();
+    }
+    result
+}
+
 /// Where the content of an entry lies on this host. `None`: too long.
 pub fn store_path(entry: &Entry) -> Option<PathText> {
     let page = page();

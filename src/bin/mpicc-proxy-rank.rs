@@ -34,6 +34,6 @@ fn run(options: &RankOptions) -> Result<()> {
         dispatcher::run(link, &dispatcher::Options { socket, ready_file: options.ready_file.clone() })
     } else {
         let library = Installation::of_this_program()?.library().context("cannot find the preload library")?;
-        worker::run(link, worker::Options { slots: options.slots, library })
+        worker::run(link, worker::Options { slots: options.slots, store_bytes: options.store_bytes, library })
     }
 }

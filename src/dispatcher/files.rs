@@ -5,14 +5,15 @@
 //! [`HeadTree::validate`] repeats stat(2) (and lstat(2) for a symbolic link) and compares identity, size, mode, owner,
 //! mtime and ctime. A change makes a new version with a new id; the old id is never validated again. Directories
 //! compare without size and times, which change with every object written beside a source and which no compiler looks
-//! at. A folder that moves and leaves a symbolic link to itself behind is not noticed: the same files are still there,
-//! only realpath(3) would say another name. A file that was modified less than `RACY` before its content was read may change once more within the same
+//! at. The folders on the way are looked at once for each action (`folders`), because realpath(3) depends on them.
+//! A file that was modified less than `RACY` before its content was read may change once more within the same
 //! time stamp, so its content is read again at the next validation.
 //!
 //! # Epochs
 //! Ids index the ranks' tables, whose size is fixed. When they are used up a new epoch starts: all records are
 //! forgotten and ids begin at 0 again.
 
+use crate::dispatcher::folders::{FolderId, Folders};
 use crate::wire::{Bytes, Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
@@ -38,6 +39,9 @@ const KEPT_BYTES_MAX: u64 = 256 << 20;
 struct PathState {
     path: Rc<[u8]>,
     record: Option<RecordId>,
+    folder: Option<FolderId>,
+    /// Of the folder, when the record was made or last confirmed.
+    folder_version: u64,
     /// A compile opened it: its content will be needed by others.
     opened: bool,
 }
@@ -50,6 +54,7 @@ struct RecordState {
 /// The head's tree.
 pub struct HeadTree {
     epoch: u32,
+    folders: Folders,
     path_ids: HashMap<Rc<[u8]>, PathId>,
     paths: Vec<PathState>,
     records: Vec<RecordState>,
@@ -69,6 +74,7 @@ impl HeadTree {
     pub fn with_capacity(ids_max: u32) -> HeadTree {
         HeadTree {
             epoch: 1,
+            folders: Folders::default(),
             path_ids: HashMap::new(),
             paths: Vec::new(),
             records: Vec::new(),
@@ -89,7 +95,8 @@ impl HeadTree {
         }
         let path: Rc<[u8]> = path.into();
         let id = PathId(self.paths.len() as u32);
-        self.paths.push(PathState { path: Rc::clone(&path), record: None, opened: false });
+        let folder = self.folders.of(&path);
+        self.paths.push(PathState { path: Rc::clone(&path), record: None, folder, folder_version: 0, opened: false });
         self.path_ids.insert(path, id);
         id
     }
@@ -108,8 +115,10 @@ impl HeadTree {
         self.path_ids.get(&self.record(id)?.path[..]).copied()
     }
 
-    /// Room for `needed` more records? If not, a new epoch starts and all ids handed out before are void.
+    /// To be called before an action's paths, at most `needed`, are validated. Where there is no room for so many more
+    /// records a new epoch starts, and all ids handed out before are void.
     pub fn reserve(&mut self, needed: usize) {
+        self.folders.begin_round();
         if self.records.len() + needed > self.ids_max as usize {
             self.epoch += 1;
             self.records.clear();
@@ -121,12 +130,14 @@ impl HeadTree {
 
     /// The record of `path` as it is now; the same id as before if nothing changed. Call [`HeadTree::reserve`] first.
     pub fn validate(&mut self, path: PathId) -> RecordId {
-        let state = &self.paths[path.0 as usize];
+        let state = &mut self.paths[path.0 as usize];
         let name = Rc::clone(&state.path);
+        let folder_version = state.folder.map_or(0, |folder| self.folders.version(folder));
+        let same_way = std::mem::replace(&mut state.folder_version, folder_version) == folder_version;
         if let Some(id) = state.record {
             let known = &self.records[id as usize];
             let complete = !state.opened || known.record.digest.is_some() || !is_regular(&known.record.stat);
-            if complete && !known.racy && is_unchanged(&known.record, &name) {
+            if complete && same_way && !known.racy && is_unchanged(&known.record, &name) {
                 return id;
             }
         }
@@ -402,6 +413,24 @@ mod tests {
         let names = list(dir.path().as_os_str().as_bytes()).unwrap();
         assert_eq!(names.len(), 4);
         assert!(names.contains(&(b"l".to_vec(), libc::DT_LNK)));
+    }
+
+    #[test]
+    fn a_folder_turned_symlink_to_itself_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, moved) = (dir.path().join("folder"), dir.path().join("moved"));
+        fs::create_dir(&folder).unwrap();
+        let file = folder.join("h.h");
+        fs::write(&file, "x").unwrap();
+        fs::File::open(&file).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        let mut tree = HeadTree::default();
+        let first = id_of(&mut tree, &file);
+        fs::rename(&folder, &moved).unwrap();
+        std::os::unix::fs::symlink("moved", &folder).unwrap();
+        let second = id_of(&mut tree, &file);
+        assert_ne!(second, first);
+        assert_eq!(tree.record(second).unwrap().real, moved.join("h.h").as_os_str().as_bytes());
+        assert_eq!(id_of(&mut tree, &file), second);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
 
+mod batch;
 pub mod clients;
 pub mod files;
+mod folders;
 pub mod history;
 pub mod queue;
 mod ranks;
@@ -20,6 +22,7 @@ use crate::wire::{
     ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
+use batch::Batch;
 use clients::{ClientId, Clients, Token};
 use files::HeadTree;
 use history::History;
@@ -287,12 +290,18 @@ impl Dispatcher {
         self.tree.reserve(predicted.len());
         let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
         let mut records = Vec::new();
+        let mut contents = Vec::new();
         for id in &valid {
-            if self.ranks.needs_record(rank, self.tree.epoch(), *id) {
-                records.extend(self.tree.record(*id).map(|record| (**record).clone()));
-                self.push_content(rank, *id)?;
+            if self.ranks.needs_record(rank, self.tree.epoch(), *id)
+                && let Some(record) = self.tree.record(*id)
+            {
+                records.push((**record).clone());
+                if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
+                    contents.push(*id);
+                }
             }
         }
+        self.send_contents(rank, &contents)?;
         let epoch = self.tree.epoch();
         if let Some(state) = self.actions.get_mut(&action) {
             state.epoch = epoch;
@@ -324,13 +333,14 @@ impl Dispatcher {
             FromRank::Hello(_) | FromRank::Heartbeat => Ok(()),
             FromRank::Toolchain { id, verdict } => self.step(Event::ToolchainChecked { rank, toolchain: id, verdict }),
             FromRank::Ask { action, path, want } => self.answer(rank, action, &path, want),
-            FromRank::AskBlob { record, epoch } => {
+            FromRank::AskBlob { record, epoch, digest } => {
                 if epoch == self.tree.epoch() {
-                    self.send_content(rank, record)
+                    self.send_contents(rank, &[record])
                 } else {
-                    Ok(())
+                    self.tell(rank, &ToRank::BlobGone { digest })
                 }
             }
+            FromRank::Room { enough } => self.step(Event::RankRoom { rank, enough }),
             FromRank::Chunk { action, stream } => {
                 if self.queue.rank_of(action) == Some(rank) {
                     self.forward(action, stream, payload);
@@ -370,35 +380,31 @@ impl Dispatcher {
         let mut record = None;
         if self.ranks.needs_record(rank, epoch, id) {
             record = self.tree.record(id).map(|record| Box::new((**record).clone()));
-            self.push_content(rank, id)?;
+            if record.as_ref().and_then(|record| record.digest).is_some_and(|it| self.ranks.needs_content(rank, it)) {
+                self.send_contents(rank, &[id])?;
+            }
         }
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record })
     }
 
-    /// Sends the content of a record ahead of the record, unless the rank's host has it already.
-    fn push_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
-        let digest = self.tree.record(id).and_then(|record| record.digest);
-        match digest {
-            Some(digest) if self.ranks.needs_content(rank, digest) => self.send_content(rank, id),
-            _ => Ok(()),
-        }
-    }
-
-    fn send_content(&mut self, rank: Rank, id: RecordId) -> Result<()> {
-        let Some(digest) = self.tree.record(id).and_then(|record| record.digest) else { return Ok(()) };
-        let Ok(content) = self.tree.content(id) else {
-            return self.tell(rank, &ToRank::BlobGone { digest });
-        };
-        let mut at = 0;
-        loop {
-            let end = (at + wire::PAYLOAD_BYTES_MAX).min(content.len());
-            let message = wire::message(&ToRank::Blob { digest, at: at as u64 }, &content[at..end])?;
-            self.link.send(rank, message)?;
-            at = end;
-            if at == content.len() {
-                return Ok(());
+    /// Sends the contents of records, ahead of the records: small ones together, large ones in parts.
+    fn send_contents(&mut self, rank: Rank, ids: &[RecordId]) -> Result<()> {
+        let mut batch = Batch::default();
+        for id in ids {
+            let Some(digest) = self.tree.record(*id).and_then(|record| record.digest) else { continue };
+            match self.tree.content(*id) {
+                Ok(content) => {
+                    for message in batch.add(digest, &content)? {
+                        self.link.send(rank, message)?;
+                    }
+                }
+                Err(_) => self.tell(rank, &ToRank::BlobGone { digest })?,
             }
         }
+        for message in batch.finish()? {
+            self.link.send(rank, message)?;
+        }
+        Ok(())
     }
 
     fn forward(&mut self, action: ActionId, stream: Stream, payload: &[u8]) {

@@ -22,6 +22,11 @@ pub enum Event {
     RankLost {
         rank: Rank,
     },
+    /// The rank's host has room for compiles, or has none.
+    RankRoom {
+        rank: Rank,
+        enough: bool,
+    },
     /// The rank has (or has not, and why) exactly this toolchain.
     ToolchainChecked {
         rank: Rank,
@@ -83,6 +88,8 @@ enum Fitness {
 struct RankState {
     slots: u32,
     running: u32,
+    /// There is no room on its host; it gets nothing.
+    full: bool,
     toolchains: BTreeMap<ToolchainId, Fitness>,
 }
 
@@ -136,11 +143,21 @@ impl Queue {
         let mut commands = Vec::new();
         match event {
             Event::RankJoined { rank, slots } => {
-                self.ranks.insert(rank, RankState { slots: slots.max(1), running: 0, toolchains: BTreeMap::new() });
+                self.ranks.insert(
+                    rank,
+                    RankState { slots: slots.max(1), running: 0, full: false, toolchains: BTreeMap::new() },
+                );
             }
             Event::RankLost { rank } => {
                 if self.ranks.remove(&rank).is_some() {
                     self.requeue_all_of(rank, &mut commands);
+                }
+            }
+            Event::RankRoom { rank, enough } => {
+                if let Some(state) = self.ranks.get_mut(&rank) {
+                    state.full = !enough;
+                    // A rank without room has looked at no toolchain.
+                    state.toolchains.retain(|_, fitness| *fitness == Fitness::Fit);
                 }
             }
             Event::ToolchainChecked { rank, toolchain, verdict } => {
@@ -261,8 +278,13 @@ impl Queue {
         let mut best: Option<(u32, Rank)> = None;
         let mut hope = false;
         let mut why_unfit = None;
+        let mut full = false;
         for (rank, state) in &mut self.ranks {
             if avoided.contains(rank) {
+                continue;
+            }
+            if state.full {
+                full = true;
                 continue;
             }
             match state.toolchains.get(&toolchain) {
@@ -286,6 +308,7 @@ impl Queue {
             (Some((_, rank)), ..) => Choice::Rank(rank),
             (None, true, _) => Choice::Wait,
             (None, false, Some(_)) => Choice::Never("toolchain-mismatch".to_owned()),
+            (None, false, None) if full => Choice::Never("store-full".to_owned()),
             (None, false, None) => Choice::Never("no-ranks".to_owned()),
         }
     }
@@ -358,6 +381,22 @@ mod tests {
         queue.step(submit(2));
         let final_word = Event::Refused { action: 2, reason: "unsupported".into(), retry: false };
         assert_eq!(queue.step(final_word), [Command::RunLocally { action: 2, reason: "unsupported".into() }]);
+    }
+
+    #[test]
+    fn a_rank_without_room_gets_nothing() {
+        let mut queue = queue(&[(1, 4), (2, 1)]);
+        assert_eq!(queue.step(Event::RankRoom { rank: 1, enough: false }), []);
+        assert_eq!(queue.step(submit(10)), [Command::CheckToolchain { rank: 2, toolchain: 7 }]);
+        assert_eq!(queue.step(fit(2)), [Command::Assign { action: 10, rank: 2 }]);
+        assert_eq!(queue.step(submit(11)), [], "it waits for the one that has");
+        let commands = queue.step(Event::RankRoom { rank: 2, enough: false });
+        assert_eq!(commands, [Command::RunLocally { action: 11, reason: "store-full".into() }]);
+        let refused = Event::Refused { action: 10, reason: "store-full".into(), retry: true };
+        let local = Command::RunLocally { action: 10, reason: "store-full".into() };
+        assert_eq!(queue.step(refused), [Command::Retried { action: 10 }, local]);
+        assert_eq!(queue.step(Event::RankRoom { rank: 1, enough: true }), []);
+        assert_eq!(queue.step(submit(12)), [Command::CheckToolchain { rank: 1, toolchain: 7 }]);
     }
 
     #[test]

@@ -1,25 +1,30 @@
 //! A worker rank: runs drivers for rank 0 under the preload library and answers what their processes ask about the
 //! head's tree. One thread, one loop; it never blocks in MPI, and the compilers get the CPU.
 
+mod home;
 mod memory;
 mod questions;
 mod run;
+mod space;
 mod store;
 mod task;
 
 use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::link::Link;
+use crate::size::Size;
 use crate::wire::{
     self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
     Want,
 };
 use anyhow::{Context, Result, bail};
+use home::Home;
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
 use questions::{Question, Questions};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -34,6 +39,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Rank 0 silent for this long: the job is over. As long as rank 0 waits for a worker.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// Time between two looks at the free space while compiles run.
+const LOOK_AT_SPACE: Duration = Duration::from_millis(10);
+
 /// MPI messages handled in one turn, so that compilers that ask are not starved.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -41,6 +49,8 @@ const MESSAGES_PER_TURN: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub slots: Option<u32>,
+    /// Limit of the content store.
+    pub store_bytes: Option<Size>,
     /// The preload library.
     pub library: PathBuf,
 }
@@ -64,6 +74,7 @@ struct Epoch {
 
 struct Worker {
     link: Link,
+    session: String,
     options: Options,
     questions: Questions,
     epoch: u32,
@@ -75,6 +86,8 @@ struct Worker {
     heard: Instant,
     launcher: nix::unistd::Pid,
     stopping: bool,
+    /// What rank 0 was told last: there is room for compiles.
+    roomy: bool,
     // Last, so that its folder goes after everything that lies in it.
     store: Store,
 }
@@ -82,7 +95,7 @@ struct Worker {
 /// Runs a worker rank until rank 0 says stop, falls silent, or the launcher is gone.
 ///
 /// # Errors
-/// The host offers no place for the store, or MPI fails.
+/// MPI fails.
 pub fn run(mut link: Link, options: Options) -> Result<()> {
     if !options.library.is_file() {
         bail!("the preload library {} is missing; install it beside the programs", options.library.display());
@@ -90,10 +103,13 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
     let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     link.send(0, wire::message(&FromRank::Hello(own_facts(&options)?), &[])?)?;
     let Some(session) = welcome(&mut link, &signals)? else { return Ok(()) };
-    let store = Store::open(&session, link.rank()).context("this host offers no place for the content store")?;
-    let questions = Questions::listen(&store.rank_folder().join("q"))?;
+    let (store, questions) = match settle(Home::open(&session, link.rank()), &options) {
+        Ok(settled) => settled,
+        Err(error) => return without_room(link, &signals, &format!("{error:#}")),
+    };
     let mut worker = Worker {
         link,
+        session,
         options,
         questions,
         epoch: 0,
@@ -105,11 +121,66 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         heard: Instant::now(),
         launcher: nix::unistd::getppid(),
         stopping: false,
+        roomy: true,
         store,
     };
     let result = worker.serve(&signals);
     worker.shut_down();
     result
+}
+
+/// Makes of a folder what a rank needs.
+fn settle(home: Result<Home>, options: &Options) -> Result<(Store, Questions)> {
+    let store = Store::new(home?, options.store_bytes.map(Size::bytes));
+    let questions = Questions::listen(&store.home().rank_folder().join("q"))?;
+    Ok((store, questions))
+}
+
+/// A rank on a host that has no place for its folder: it says so, compiles nothing, and ends with the others.
+fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
+    eprintln!("mpicc-proxy-rank: rank {} compiles nothing, its host has no place for files: {why}", link.rank());
+    let launcher = nix::unistd::getppid();
+    link.send(0, wire::message(&FromRank::Room { enough: false }, &[])?)?;
+    let (mut heard, mut beat_at) = (Instant::now(), Instant::now());
+    let mut backoff = Backoff::default();
+    while heard.elapsed() < SILENCE_MAX && nix::unistd::getppid() == launcher {
+        while let Some((_, message)) = link.receive()? {
+            heard = Instant::now();
+            let answer = match wire::take_message(&message)?.0 {
+                ToRank::Toolchain { id, .. } => FromRank::Toolchain { id, verdict: Err("store-full".to_owned()) },
+                ToRank::Assign(assignment) => FromRank::Refused {
+                    action: assignment.action,
+                    reason: "store-full".to_owned(),
+                    detail: why.to_owned(),
+                    retry: true,
+                },
+                ToRank::Stop => {
+                    leave(link);
+                    return Ok(());
+                }
+                _ => continue,
+            };
+            link.send(0, wire::message(&answer, &[])?)?;
+        }
+        if Instant::now() >= beat_at {
+            beat_at = Instant::now() + HEARTBEAT;
+            link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
+        }
+        let mut interest = Interest::default();
+        interest.add(signals.as_raw_fd(), false, ());
+        if !interest.wait(backoff.step(CAP_IDLE))?.is_empty() {
+            break;
+        }
+    }
+    leave(link);
+    Ok(())
+}
+
+/// Leaves MPI, within bounds: a rank that died can make it wait forever.
+fn leave(link: Link) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    crate::watchdog::exit_after(PATIENCE, 0);
+    link.finish();
 }
 
 fn own_facts(options: &Options) -> Result<RankFacts> {
@@ -150,6 +221,7 @@ impl Worker {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
         let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        let mut look_at = Instant::now();
         while !self.stopping {
             if self.handle_messages()? {
                 backoff.reset();
@@ -157,6 +229,10 @@ impl Worker {
             if Instant::now() >= heartbeat_at {
                 heartbeat_at = Instant::now() + HEARTBEAT;
                 self.beat()?;
+            }
+            if !self.tasks.is_empty() && Instant::now() >= look_at {
+                look_at = Instant::now() + LOOK_AT_SPACE;
+                self.look_at_space();
             }
             let cap = if self.questions.any_open() || self.link.busy() {
                 CAP_URGENT
@@ -186,7 +262,36 @@ impl Worker {
         if self.heard.elapsed() > SILENCE_MAX || nix::unistd::getppid() != self.launcher {
             self.stopping = true;
         }
+        self.find_room()?;
         self.tell(&FromRank::Heartbeat)
+    }
+
+    /// Tells rank 0 when the room for compiles is used up or there again. An idle rank without room moves to a better
+    /// place if there is one.
+    fn find_room(&mut self) -> Result<()> {
+        let is_roomy = |worker: &Worker| worker.store.home().free_bytes() >= space::FREE_BYTES_MIN;
+        if !is_roomy(self)
+            && self.tasks.is_empty()
+            && let Some(base) = self.store.home().better_base()
+            && let Ok((store, questions)) =
+                settle(Home::open_in(&[base], &self.session, self.link.rank()), &self.options)
+        {
+            // Tables still say that contents are here; compiles that do not find one ask again.
+            (self.store, self.questions) = (store, questions);
+        }
+        let roomy = is_roomy(self);
+        if roomy != self.roomy {
+            self.roomy = roomy;
+            self.tell(&FromRank::Room { enough: roomy })?;
+        }
+        Ok(())
+    }
+
+    fn look_at_space(&mut self) {
+        let free_bytes = self.store.home().free_bytes();
+        for task in self.tasks.values_mut() {
+            task.note_free(free_bytes);
+        }
     }
 
     fn tell(&mut self, head: &FromRank) -> Result<()> {
@@ -222,7 +327,9 @@ impl Worker {
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
                 if let Err(error) = self.begin(*assignment) {
-                    self.refuse(action, "rank-trouble", format!("{error:#}"), true)?;
+                    let is_full = error.root_cause().downcast_ref().is_some_and(store::is_full);
+                    let reason = if is_full { "store-full" } else { "rank-trouble" };
+                    self.refuse(action, reason, format!("{error:#}"), true)?;
                 }
             }
             ToRank::Cancel { action } => {
@@ -239,16 +346,37 @@ impl Worker {
                     self.questions.answer(task.number(), &path, |want| want == Want::Listing, number);
                 }
             }
-            ToRank::Blob { digest, at } => match self.store.receive(digest, at, payload) {
-                Ok(true) => self.content_arrived(digest, true),
-                Ok(false) => {}
-                Err(error) => {
-                    eprintln!("mpicc-proxy-rank: the content store refuses a content: {error}");
-                    self.content_arrived(digest, false);
+            ToRank::Blob { digest, at } => self.receive(digest, at, payload)?,
+            ToRank::Blobs { digests } => {
+                let mut rest = payload;
+                for digest in digests {
+                    let (content, behind) =
+                        rest.split_at_checked(digest.bytes as usize).context("contents cut short")?;
+                    self.receive(digest, 0, content)?;
+                    rest = behind;
                 }
-            },
+            }
             ToRank::BlobGone { digest } => self.content_arrived(digest, false),
             ToRank::Stop => self.stopping = true,
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, digest: Digest, at: u64, part: &[u8]) -> Result<()> {
+        match self.store.receive(digest, at, part) {
+            Ok(true) => self.content_arrived(digest, true),
+            Ok(false) => {}
+            Err(error) => {
+                eprintln!("mpicc-proxy-rank: the content store refuses a content: {error}");
+                let reason = if store::is_full(&error) { "store-full" } else { "rank-trouble" };
+                for number in self.questions.tasks_awaiting(digest) {
+                    let waits = |(_, task): &(&ActionId, &Task)| task.number() == number;
+                    if let Some(action) = self.tasks.iter().find(waits).map(|(action, _)| *action) {
+                        self.refuse(action, reason, error.to_string(), true)?;
+                    }
+                }
+                self.content_arrived(digest, false);
+            }
         }
         Ok(())
     }
@@ -283,6 +411,15 @@ impl Worker {
         for record in &assignment.records {
             self.publish(&mut epoch, record)?;
         }
+        let free_bytes = self.store.home().free_bytes();
+        if free_bytes < space::FREE_BYTES_MIN {
+            // Rank 0 hears of it with the next heartbeat at the latest.
+            return Err(io::Error::from(nix::errno::Errno::ENOSPC).into());
+        }
+        // Others on this host may evict what nobody uses.
+        for digest in assignment.valid.iter().filter_map(|id| epoch.digests.get(id)) {
+            self.store.has(digest);
+        }
         let number = self.next_task;
         self.next_task = self.next_task.wrapping_add(1).max(1);
         let toolchain = self.toolchains.get(&assignment.toolchain).context("an action came before its toolchain")?;
@@ -291,12 +428,13 @@ impl Worker {
             epoch: assignment.epoch,
             invocation: &assignment.invocation,
             toolchain,
-            rank_folder: self.store.rank_folder(),
-            store: &self.store.contents(),
+            rank_folder: self.store.home().rank_folder(),
+            store: &self.store.home().contents(),
             socket: self.questions.path(),
             library: &self.options.library,
             table_fd: epoch.memory.fd(),
             valid: &assignment.valid,
+            free_bytes,
         })?;
         self.tasks.insert(assignment.action, task);
         Ok(())
@@ -347,7 +485,7 @@ impl Worker {
     /// Asks rank 0 for a content unless it is on its way already; its askers are answered when it is here.
     fn await_content(&mut self, task: u32, path: &[u8], digest: Digest, record: RecordId, epoch: u32) -> Result<()> {
         if self.questions.await_content(task, path, digest) {
-            self.tell(&FromRank::AskBlob { record, epoch })?;
+            self.tell(&FromRank::AskBlob { record, epoch, digest })?;
         }
         Ok(())
     }
@@ -409,7 +547,7 @@ impl Worker {
                 && let Some(digest) = epoch.digests.get(&id).copied()
             {
                 drop(epoch);
-                if self.store.has(&digest) {
+                if self.store.find(&digest) {
                     self.content_arrived(digest, true);
                     self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
                     return Ok(());
@@ -424,6 +562,8 @@ impl Worker {
         if !self.tasks.get(&action).is_some_and(Task::is_over) {
             return Ok(());
         }
+        // Its scratch is still there.
+        self.look_at_space();
         let Some(task) = self.tasks.remove(&action) else { return Ok(()) };
         self.questions.forget(task.number());
         match task.finish() {
@@ -452,12 +592,10 @@ impl Worker {
 
     /// Kills what runs, removes this rank's folder and leaves MPI, all within bounds.
     fn shut_down(mut self) {
-        const PATIENCE: Duration = Duration::from_secs(3);
         self.tasks.clear();
         let Worker { link, store, questions, .. } = self;
         drop(questions);
         drop(store);
-        crate::watchdog::exit_after(PATIENCE, 0);
-        link.finish();
+        leave(link);
     }
 }

@@ -124,6 +124,11 @@ impl Questions {
         self.requested.insert(digest)
     }
 
+    /// The tasks that wait for a content.
+    pub fn tasks_awaiting(&self, digest: Digest) -> Vec<u32> {
+        self.open.iter().filter(|open| open.content == Some(digest)).map(|open| open.question.task).collect()
+    }
+
     /// Answers everybody who waited for a content.
     pub fn answer_content(&mut self, digest: Digest, value: Option<u32>) {
         self.requested.remove(&digest);

@@ -5,6 +5,7 @@ use crate::event::Interest;
 use crate::wire::{ActionResult, Bytes, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
+use crate::worker::space::Space;
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_REPLACES, WriteState};
 use std::ffi::OsStr;
@@ -31,6 +32,8 @@ pub struct Start<'a> {
     pub library: &'a Path,
     pub table_fd: RawFd,
     pub valid: &'a [RecordId],
+    /// What is free where outputs are written.
+    pub free_bytes: u64,
 }
 
 /// What a driver prints on one descriptor.
@@ -50,6 +53,7 @@ pub struct Task {
     stdout: Printed,
     stderr: Printed,
     listings: u32,
+    space: Space,
     pub misses: u64,
     scratch: Scratch,
 }
@@ -155,6 +159,7 @@ impl Task {
             stdout,
             stderr,
             listings: 0,
+            space: Space::new(start.free_bytes),
             misses: 0,
             scratch,
         })
@@ -181,6 +186,11 @@ impl Task {
                 interest.add(pipe.as_raw_fd(), false, output(is_stderr));
             }
         }
+    }
+
+    /// Takes note of what is free where outputs are written.
+    pub fn note_free(&mut self, free_bytes: u64) {
+        self.space.note(free_bytes);
     }
 
     pub fn read_output(&mut self, is_stderr: bool) {
@@ -237,6 +247,9 @@ impl Task {
         if active != started {
             let detail = format!("{started} programs were started, the library was active in {active}");
             return Err(refusal("library-inactive", detail, false));
+        }
+        if let Some(why) = self.space.doubt(ended.exit, &self.stderr.bytes) {
+            return Err(refusal("store-full", why, true));
         }
         if let Exit::Signal(signal) = ended.exit {
             return Err(refusal("driver-killed", format!("by signal {signal}"), true));

@@ -1,7 +1,7 @@
 //! Calls that open: a path becomes a descriptor, a stream or a directory stream.
 
 use super::{fail, imports};
-use crate::hook::set_errno;
+use crate::hook::{errno, set_errno};
 use crate::path;
 use crate::sys::{self, Errno};
 use crate::table::real;
@@ -29,7 +29,12 @@ fn finish_open(target: Result<Option<Target>, Errno>, mode: mode_t, own: impl Fn
         Err(errno) => fail(errno),
         Ok(Some(target)) => {
             // SAFETY: a NUL-terminated path of ours.
-            match unsafe { sys::open(target.path.as_ptr(), target.flags, mode) } {
+            let open = || unsafe { sys::open(target.path.as_ptr(), target.flags, mode) };
+            let opened = match target.known {
+                Some(known) => view::open_content(known.entry, open),
+                None => open(),
+            };
+            match opened {
                 Ok(fd) => {
                     if let Some(known) = target.known {
                         view::note_fd(fd, known.index);
@@ -104,11 +109,12 @@ unsafe fn stdio_flags(mode: *const c_char) -> c_int {
 }
 
 /// # Safety
-/// As fopen(3); `open` opens the path it is given.
+/// As fopen(3); `open` opens the path it is given, `repeatable`: any number of times.
 unsafe fn open_stream(
     path: *const c_char,
     mode: *const c_char,
-    open: impl FnOnce(*const c_char) -> *mut FILE,
+    repeatable: bool,
+    open: impl Fn(*const c_char) -> *mut FILE,
 ) -> *mut FILE {
     // SAFETY: promised by the caller.
     let target = unsafe { open_at(AT_FDCWD, path, stdio_flags(mode)) };
@@ -119,14 +125,28 @@ unsafe fn open_stream(
             core::ptr::null_mut()
         }
         Ok(Some(target)) => {
-            let stream = open(target.path.as_ptr());
-            if stream.is_null() {
-                lost(&target);
-            } else if let Some(known) = target.known {
-                // SAFETY: a stream that was just opened.
-                view::note_fd(unsafe { imports::fileno(stream) }, known.index);
+            let open = || match open(target.path.as_ptr()) {
+                stream if stream.is_null() => Err(errno()),
+                stream => Ok(stream),
+            };
+            let opened = match target.known {
+                Some(known) if repeatable => view::open_content(known.entry, open),
+                _ => open(),
+            };
+            match (opened, target.known) {
+                (Ok(stream), known) => {
+                    if let Some(known) = known {
+                        // SAFETY: a stream that was just opened.
+                        view::note_fd(unsafe { imports::fileno(stream) }, known.index);
+                    }
+                    stream
+                }
+                (Err(errno), _) => {
+                    lost(&target);
+                    set_errno(errno);
+                    core::ptr::null_mut()
+                }
             }
-            stream
         }
     }
 }
@@ -135,7 +155,7 @@ unsafe fn open_stream(
 /// As fopen(3).
 pub unsafe fn fopen(real: real::fopen, path: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: as above.
-    unsafe { open_stream(path, mode, |path| real(path, mode)) }
+    unsafe { open_stream(path, mode, true, |path| real(path, mode)) }
 }
 
 /// # Safety
@@ -146,7 +166,8 @@ pub unsafe fn freopen(real: real::freopen, path: *const c_char, mode: *const c_c
         return unsafe { real(path, mode, stream) };
     }
     // SAFETY: as above.
-    unsafe { open_stream(path, mode, |path| real(path, mode, stream)) }
+    // A stream is gone once this fails.
+    unsafe { open_stream(path, mode, false, |path| real(path, mode, stream)) }
 }
 
 /// # Safety
