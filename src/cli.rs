@@ -52,6 +52,8 @@ Environment:
                                  else /tmp/mpicc-proxy-$UID/socket]
   MPICC_PROXY_FALLBACK=forbid    a compile meant for a rank fails instead of running here (for debugging)
   MPICC_PROXY_LOG=FILE           one line for every intercepted command: verdict, reason, command
+  MPICC_PROXY_HISTORY=FILE       where what compiles use is kept over sessions, or off
+                                 [default: $XDG_CACHE_HOME/mpicc-proxy/history-1.sqlite]
 
 Exit status:
   2    the command line makes no sense
@@ -343,6 +345,7 @@ mod tests {
             slots: Some(3),
             store_bytes: Some("64M".parse().unwrap()),
             ready_file: Some("r".into()),
+            history: Some("h".into()),
         };
         let words = [vec!["rank".into()], options.to_arguments()].concat();
         let back = Rank::try_parse_from(words).unwrap().options;

@@ -93,8 +93,8 @@ impl Client {
             return self.become_driver();
         }
         match self.run_remotely() {
-            Ok(code) => {
-                self.log("remote", "-", "");
+            Ok((code, misses)) => {
+                self.log("remote", "-", &format!("misses={misses}"));
                 code
             }
             Err(fallback) => self.fall_back(&fallback),
@@ -132,7 +132,8 @@ impl Client {
         })
     }
 
-    fn run_remotely(&self) -> Result<ExitCode, Fallback> {
+    /// The exit status, and how many questions the compile had to ask.
+    fn run_remotely(&self) -> Result<(ExitCode, u64), Fallback> {
         let uncounted = |reason: &str, error: io::Error| Fallback {
             reason: reason.to_owned(),
             detail: error.to_string(),
@@ -172,7 +173,7 @@ impl Client {
         let _ = io::stdout().lock().write_all(&received.stdout).and_then(|()| io::stdout().flush());
         let _ = io::stderr().write_all(&received.stderr);
         let _ = connection.send(&ToDispatcher::Published { client_cpu_us: rusage::own_cpu_us() });
-        Ok(code.into())
+        Ok((code.into(), result.misses))
     }
 
     fn fall_back(&self, fallback: &Fallback) -> ExitCode {

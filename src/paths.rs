@@ -1,6 +1,7 @@
 //! Where things are: the dispatcher's socket, and the files installed beside the running program. The rules are pure
 //! functions of the environment; only the functions that say so look at the file system.
 
+use crate::dispatcher::history;
 use mpicc_proxy_abi as abi;
 use nix::unistd::geteuid;
 use std::ffi::{OsStr, OsString};
@@ -11,6 +12,9 @@ use std::{env, fs, io};
 
 /// File name of the program that the ranks run.
 pub const RANK_NAME: &str = "mpicc-proxy-rank";
+
+/// Names the file of the history, or switches it off.
+pub const HISTORY_VARIABLE: &str = "MPICC_PROXY_HISTORY";
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -34,6 +38,22 @@ pub fn socket_path(variable: impl Fn(&OsStr) -> Option<OsString>, uid: u32) -> P
 /// [`socket_path`] for this process.
 pub fn own_socket_path() -> PathBuf {
     socket_path(|name| env::var_os(name), geteuid().as_raw())
+}
+
+/// Where what compiles use is kept: `given` (an option), else `$MPICC_PROXY_HISTORY`, else a file in
+/// `$XDG_CACHE_HOME/mpicc-proxy` or `~/.cache/mpicc-proxy`. `None`: nowhere, because `off` or `0` says so or there is no
+/// home directory. An empty variable counts as absent, and so does a relative one where a directory is meant (XDG).
+pub fn history_file(given: Option<&Path>, variable: impl Fn(&OsStr) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let directory = |name: &str| set(name).filter(|path| path.is_absolute());
+    match given.map(Path::to_path_buf).or_else(|| set(HISTORY_VARIABLE)) {
+        Some(file) if abi::env::is_off(file.as_os_str().as_bytes()) => None,
+        Some(file) => Some(file),
+        None => {
+            let cache = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
+            Some(cache.join("mpicc-proxy").join(history::FILE_NAME))
+        }
+    }
 }
 
 /// The file that says that the dispatcher on `socket` is stuck: made by a client that waited for it in vain, so that
@@ -222,6 +242,30 @@ mod tests {
             let variable =
                 |name: &OsStr| environment.iter().find(|(key, _)| name == *key).map(|(_, value)| value.into());
             assert_eq!(socket_path(variable, 7), Path::new(expected), "{environment:?}");
+        }
+    }
+
+    #[test]
+    fn history_files() {
+        type Variables = &'static [(&'static str, &'static str)];
+        let table: [(Option<&str>, Variables, Option<&str>); 8] = [
+            (Some("/f"), &[("MPICC_PROXY_HISTORY", "/g")], Some("/f")),
+            (Some("off"), &[("MPICC_PROXY_HISTORY", "/g")], None),
+            (None, &[("MPICC_PROXY_HISTORY", "g"), ("HOME", "/h")], Some("g")),
+            (None, &[("MPICC_PROXY_HISTORY", "off"), ("HOME", "/h")], None),
+            (None, &[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")], Some("/c/mpicc-proxy/history-1.sqlite")),
+            (None, &[("XDG_CACHE_HOME", "c"), ("HOME", "/h")], Some("/h/.cache/mpicc-proxy/history-1.sqlite")),
+            (None, &[("MPICC_PROXY_HISTORY", ""), ("HOME", "/h")], Some("/h/.cache/mpicc-proxy/history-1.sqlite")),
+            (None, &[], None),
+        ];
+        for (given, environment, expected) in table {
+            let variable =
+                |name: &OsStr| environment.iter().find(|(key, _)| name == *key).map(|(_, value)| value.into());
+            assert_eq!(
+                history_file(given.map(Path::new), variable).as_deref(),
+                expected.map(Path::new),
+                "{environment:?}"
+            );
         }
     }
 

@@ -83,6 +83,7 @@ impl Ranks {
             slots: options.slots,
             store_bytes: options.store_bytes,
             ready_file: Some(ready_file.clone()),
+            history: options.history.clone(),
         };
         let in_allocation = allocation.hosts > 1 || allocation.slurm;
         let plan = Plan {
@@ -289,12 +290,22 @@ pub struct RankOptions {
     /// Make this file, on rank 0, when every rank is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+
+    /// Keep here what compiles use, so that later sessions know what to send; `off` keeps it nowhere [default:
+    /// $MPICC_PROXY_HISTORY, else $XDG_CACHE_HOME/mpicc-proxy/history-1.sqlite, else the same in ~/.cache]
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
 }
 
 impl RankOptions {
     /// The socket to listen on.
     pub fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(paths::own_socket_path)
+    }
+
+    /// Where what compiles use is kept.
+    pub fn history(&self) -> Option<PathBuf> {
+        paths::history_file(self.history.as_deref(), |name| std::env::var_os(name))
     }
 
     /// The command line that reads back as these options.
@@ -306,6 +317,7 @@ impl RankOptions {
             ("--slots", slots.as_deref()),
             ("--store-bytes", store_bytes.as_deref()),
             ("--ready-file", self.ready_file.as_deref().map(Path::as_os_str)),
+            ("--history", self.history.as_deref().map(Path::as_os_str)),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value?)));
         given.flat_map(|(name, value)| [name.into(), value.to_os_string()]).collect()

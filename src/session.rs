@@ -68,6 +68,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
+    /// Keep here what compiles use, so that later sessions know what to send; `off` keeps it nowhere [default:
+    /// $MPICC_PROXY_HISTORY, else $XDG_CACHE_HOME/mpicc-proxy/history-1.sqlite, else the same in ~/.cache]
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+
     /// The build command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -267,6 +267,14 @@ pub struct Assignment {
     pub valid: Vec<RecordId>,
 }
 
+/// What the head tells along with an answer: records that were validated for the action as well, though it did not ask.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Also {
+    /// Records this rank does not have yet.
+    pub records: Vec<Record>,
+    pub valid: Vec<RecordId>,
+}
+
 /// What a compile needs to know of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
@@ -298,6 +306,7 @@ pub enum ToRank {
         path: Bytes,
         id: RecordId,
         record: Option<Box<Record>>,
+        also: Also,
     },
     /// Names in a directory, with their `d_type`.
     Listing {

@@ -14,6 +14,7 @@ mpicc_proxy=$programs/mpicc-proxy
 unset MAKEFLAGS MFLAGS MAKELEVEL LD_PRELOAD NINJA_STATUS
 unset MPICC_PROXY MPICC_PROXY_SOCKET MPICC_PROXY_FALLBACK MPICC_PROXY_LOG
 export LC_ALL=C
+export MPICC_PROXY_HISTORY=off # every session begins from nothing, and leaves the user's history alone
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2

@@ -3,6 +3,7 @@
 stats.py judge STATS TUS LOG        So many compiles ran on ranks, and nothing that compiles ran on the head.
 stats.py row STATS                  Figures of a project, as the cells of a table row.
 stats.py get STATS NAME             One number (dotted: actions.remote).
+stats.py misses LOG MEDIAN P90      Of the compiles in a clients' log, no more than that many questions each.
 """
 
 import json
@@ -61,11 +62,28 @@ def row(stats):
     ]
 
 
+def misses(log, median, p90):
+    with open(log, errors="surrogateescape") as file:
+        details = [line.split("\t")[2] for line in file if line.startswith("remote")]
+    counts = sorted(int(detail.removeprefix("misses=")) for detail in details)
+    if not counts:
+        return ["no compile ran on a rank"]
+    found = [counts[(len(counts) - 1) // 2], counts[(len(counts) * 9 - 1) // 10]]
+    if found[0] > median or found[1] > p90:
+        return [f"median {found[0]}, 90th percentile {found[1]} of {counts}"]
+    return []
+
+
 def main():
     command, arguments = sys.argv[1], sys.argv[2:]
     if command == "headings":
         print("\t".join(HEADINGS))
         return
+    if command == "misses":
+        complaints = misses(arguments[0], int(arguments[1]), int(arguments[2]))
+        for complaint in complaints:
+            print(complaint)
+        sys.exit(1 if complaints else 0)
     with open(arguments[0]) as file:
         stats = json.load(file)
     if command == "judge":

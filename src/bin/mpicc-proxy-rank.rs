@@ -31,7 +31,10 @@ fn run(options: &RankOptions) -> Result<()> {
     if link.rank() == 0 {
         let socket = options.socket();
         paths::prepare_socket_directory(&socket)?;
-        dispatcher::run(link, &dispatcher::Options { socket, ready_file: options.ready_file.clone() })
+        dispatcher::run(
+            link,
+            &dispatcher::Options { socket, ready_file: options.ready_file.clone(), history: options.history() },
+        )
     } else {
         let library = Installation::of_this_program()?.library().context("cannot find the preload library")?;
         worker::run(link, worker::Options { slots: options.slots, store_bytes: options.store_bytes, library })

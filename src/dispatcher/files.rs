@@ -29,6 +29,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathId(u32);
 
+impl PathId {
+    /// Small and dense.
+    pub fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
 /// clock is a little behind.
 const RACY: Duration = Duration::from_secs(2);
@@ -99,6 +106,14 @@ impl HeadTree {
         self.paths.push(PathState { path: Rc::clone(&path), record: None, folder, folder_version: 0, opened: false });
         self.path_ids.insert(path, id);
         id
+    }
+
+    pub fn path(&self, path: PathId) -> &[u8] {
+        &self.paths[path.0 as usize].path
+    }
+
+    pub fn is_opened(&self, path: PathId) -> bool {
+        self.paths[path.0 as usize].opened
     }
 
     /// From now on the path's records carry a digest. Programs and libraries are often looked at but rarely read.

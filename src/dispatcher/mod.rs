@@ -18,14 +18,14 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionId, ActionResult, Assignment, Exit, FromRank, Invocation, RecordId, Stats, Stream, ToClient,
-    ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionId, ActionResult, Also, Assignment, Exit, FromRank, Invocation, Record, RecordId, Stats, Stream,
+    ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use batch::Batch;
 use clients::{ClientId, Clients, Token};
 use files::HeadTree;
-use history::History;
+use history::{History, Running};
 use queue::{Command, Event, Queue, Rank};
 use ranks::Ranks;
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ const MESSAGES_PER_TURN: usize = 64;
 pub struct Options {
     pub socket: PathBuf,
     pub ready_file: Option<PathBuf>,
+    /// Where what compiles use is kept over sessions; `None`: nowhere.
+    pub history: Option<PathBuf>,
 }
 
 struct Action {
@@ -63,6 +65,8 @@ struct Action {
     toolchain: ToolchainId,
     /// The epoch in which it was assigned: what its record ids mean.
     epoch: u32,
+    /// What it is predicted from and was told, while it runs.
+    running: Option<Running>,
     /// A part of the result went to the client already.
     streamed: bool,
 }
@@ -93,6 +97,8 @@ struct Dispatcher {
 /// The socket cannot be made, or MPI fails.
 pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    // Read while the ranks get ready.
+    let history = History::new(options.history.clone());
     if let Err(error) = clients::check_free(&options.socket) {
         dismiss(link, 1..);
         return Err(error);
@@ -111,7 +117,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         ranks,
         queue,
         tree: HeadTree::default(),
-        history: History::default(),
+        history,
         toolchains: Toolchains::new()?,
         actions: BTreeMap::new(),
         next_action: 1,
@@ -209,7 +215,10 @@ impl Dispatcher {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
-                self.actions.insert(action, Action { client, invocation, toolchain: 0, epoch: 0, streamed: false });
+                self.actions.insert(
+                    action,
+                    Action { client, invocation, toolchain: 0, epoch: 0, running: None, streamed: false },
+                );
                 self.clients.set_action(client, Some(action));
                 match lookup {
                     Lookup::Pending => {}
@@ -286,25 +295,19 @@ impl Dispatcher {
     fn assign(&mut self, action: ActionId, rank: Rank) -> Result<()> {
         let Some(Action { invocation, toolchain, .. }) = self.actions.get(&action) else { return Ok(()) };
         let (invocation, toolchain) = (invocation.clone(), *toolchain);
-        let predicted = self.history.predict(&invocation);
+        let (running, predicted) = self.history.begin(&invocation, &mut self.tree);
         self.tree.reserve(predicted.len());
         let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
         let mut records = Vec::new();
         let mut contents = Vec::new();
         for id in &valid {
-            if self.ranks.needs_record(rank, self.tree.epoch(), *id)
-                && let Some(record) = self.tree.record(*id)
-            {
-                records.push((**record).clone());
-                if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
-                    contents.push(*id);
-                }
-            }
+            records.extend(self.new_record(rank, *id, &mut contents));
         }
         self.send_contents(rank, &contents)?;
         let epoch = self.tree.epoch();
         if let Some(state) = self.actions.get_mut(&action) {
             state.epoch = epoch;
+            state.running = Some(running);
         }
         self.tell(rank, &ToRank::Assign(Box::new(Assignment { action, epoch, toolchain, invocation, records, valid })))
     }
@@ -374,17 +377,32 @@ impl Dispatcher {
         if want == Want::Content {
             self.tree.mark_opened(path_id);
         }
-        self.tree.reserve(1);
+        let running = self.actions.get_mut(&action).and_then(|action| action.running.as_mut());
+        let carried = running.map(|running| self.history.asked(running, path_id, &mut self.tree)).unwrap_or_default();
+        self.tree.reserve(1 + carried.len());
         let id = self.tree.validate(path_id);
         let epoch = self.tree.epoch();
-        let mut record = None;
-        if self.ranks.needs_record(rank, epoch, id) {
-            record = self.tree.record(id).map(|record| Box::new((**record).clone()));
-            if record.as_ref().and_then(|record| record.digest).is_some_and(|it| self.ranks.needs_content(rank, it)) {
-                self.send_contents(rank, &[id])?;
-            }
+        let (mut also, mut ahead) = (Also::default(), Vec::new());
+        for path in carried {
+            let id = self.tree.validate(path);
+            also.records.extend(self.new_record(rank, id, &mut ahead));
+            also.valid.push(id);
         }
-        self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record })
+        let record = self.new_record(rank, id, &mut ahead).map(Box::new);
+        self.send_contents(rank, &ahead)?;
+        self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record, also })
+    }
+
+    /// A record for a rank that does not have it yet; `contents` gets it too if its host lacks the content.
+    fn new_record(&mut self, rank: Rank, id: RecordId, contents: &mut Vec<RecordId>) -> Option<Record> {
+        if !self.ranks.needs_record(rank, self.tree.epoch(), id) {
+            return None;
+        }
+        let record = (**self.tree.record(id)?).clone();
+        if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
+            contents.push(id);
+        }
+        Some(record)
     }
 
     /// Sends the contents of records, ahead of the records: small ones together, large ones in parts.
@@ -421,9 +439,11 @@ impl Dispatcher {
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(action) = self.actions.remove(&action) else { return };
-        if action.epoch == self.tree.epoch() {
-            let paths = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
-            self.history.learn(&action.invocation, paths);
+        if action.epoch == self.tree.epoch()
+            && let Some(running) = &action.running
+        {
+            let paths: Vec<_> = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
+            self.history.learn(running, &paths, &self.tree);
         }
         self.clients.set_action(action.client, None);
         self.clients.send(action.client, &ToClient::Done(result), &[]);
@@ -477,6 +497,7 @@ impl Dispatcher {
             self.clients.send(action.client, &ToClient::RunLocally { reason: "dispatcher-stopped".to_owned() }, &[]);
         }
         self.clients.close();
+        self.history.close();
         if let Some(path) = &options.ready_file {
             let _ = std::fs::remove_file(path);
         }

@@ -14,8 +14,8 @@ use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain, ToolchainId,
-    Want,
+    self, ActionId, Also, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain,
+    ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -337,8 +337,8 @@ impl Worker {
                     self.questions.forget(task.number());
                 }
             }
-            ToRank::Answer { action, epoch, path, id, record } => {
-                self.handle_answer(action, epoch, &path, id, record.as_deref())?;
+            ToRank::Answer { action, epoch, path, id, record, also } => {
+                self.handle_answer(action, epoch, &path, id, record.as_deref(), &also)?;
             }
             ToRank::Listing { action, path, names } => {
                 if let Some(task) = self.tasks.get_mut(&action) {
@@ -447,12 +447,13 @@ impl Worker {
         path: &[u8],
         id: RecordId,
         record: Option<&Record>,
+        also: &Also,
     ) -> Result<()> {
         let shared = match self.enter(epoch) {
             Ok(shared) => shared,
             Err(error) => return self.refuse(action, "epoch-over", error.to_string(), true),
         };
-        if let Some(record) = record {
+        for record in record.into_iter().chain(&also.records) {
             let published = self.publish(&mut shared.borrow_mut(), record);
             if let Err(error) = published {
                 return self.refuse(action, "table-full", error.to_string(), true);
@@ -462,7 +463,9 @@ impl Worker {
         if task.epoch() != epoch {
             return self.refuse(action, "epoch-over", "a new epoch began while it ran".to_owned(), true);
         }
-        task.page().set_valid(id);
+        for id in also.valid.iter().copied().chain([id]) {
+            task.page().set_valid(id);
+        }
         let number = task.number();
         let digest = shared.borrow().digests.get(&id).copied();
         match digest {
@@ -533,7 +536,6 @@ impl Worker {
             self.questions.answer(question.task, &question.path, |_| true, None);
             return Ok(());
         };
-        task.misses += 1;
         let (action, epoch_number) = (*action, task.epoch());
         if question.want == Want::Content
             && let Some(shared) = self.tables.get(&epoch_number).cloned()
@@ -552,9 +554,11 @@ impl Worker {
                     self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
                     return Ok(());
                 }
+                task.misses += 1;
                 return self.await_content(question.task, &question.path, digest, id, epoch_number);
             }
         }
+        task.misses += 1;
         self.tell(&FromRank::Ask { action, path: question.path.clone(), want: question.want })
     }
 
