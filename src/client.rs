@@ -6,8 +6,9 @@ use crate::driver::{self, Verdict};
 use crate::environment::{self, variable};
 use crate::paths;
 use crate::publish::publish;
-use crate::wire::{ActionResult, Bytes, Exit, Invocation, Stream, ToClient, ToDispatcher};
-use crate::{rusage, signals, viewpoint};
+use crate::rusage::{self, Laps};
+use crate::wire::{ActionResult, Bytes, ClientCpu, Exit, Invocation, Stream, ToClient, ToDispatcher};
+use crate::{signals, viewpoint};
 use mpicc_proxy_abi::{driver as names, env};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
@@ -49,6 +50,8 @@ struct Client {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    let mut laps = Laps::default();
+    let start_us = laps.lap_us();
     let Some(driver) = variable(env::DRIVER) else {
         eprintln!(
             "mpicc-proxy-client: it is started by libmpicc-proxy.so in place of a compiler; \
@@ -57,7 +60,7 @@ pub fn main() -> ExitCode {
         return EXIT_USAGE.into();
     };
     let environment = without_our_preload(without(environment::entries(), &env::INTERNAL));
-    Client { driver, argv: std::env::args_os().collect(), environment }.run()
+    Client { driver, argv: std::env::args_os().collect(), environment }.run(laps, start_us)
 }
 
 /// The hook takes our entry out of LD_PRELOAD; who starts the client by another road (`exec`, a symlink) does not.
@@ -75,7 +78,7 @@ fn without(mut entries: Vec<Bytes>, names: &[&[u8]]) -> Vec<Bytes> {
 }
 
 impl Client {
-    fn run(&self) -> ExitCode {
+    fn run(&self, laps: Laps, start_us: u64) -> ExitCode {
         if variable(env::SWITCH).is_some_and(|value| env::is_off(value.as_bytes())) {
             return self.become_driver();
         }
@@ -92,7 +95,7 @@ impl Client {
             self.note_local(reason.name());
             return self.become_driver();
         }
-        match self.run_remotely() {
+        match self.run_remotely(laps, start_us) {
             Ok((code, misses)) => {
                 self.log("remote", "-", &format!("misses={misses}"));
                 code
@@ -133,7 +136,7 @@ impl Client {
     }
 
     /// The exit status, and how many questions the compile had to ask.
-    fn run_remotely(&self) -> Result<(ExitCode, u64), Fallback> {
+    fn run_remotely(&self, mut laps: Laps, start_us: u64) -> Result<(ExitCode, u64), Fallback> {
         let uncounted = |reason: &str, error: io::Error| Fallback {
             reason: reason.to_owned(),
             detail: error.to_string(),
@@ -146,8 +149,10 @@ impl Client {
         if silent.exists() {
             return Err(uncounted("dispatcher-silent", io::ErrorKind::TimedOut.into()));
         }
+        let parse_us = laps.lap_us();
         let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
         connection.send(&ToDispatcher::Compile(invocation)).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let ask_us = laps.lap_us();
         let answer = receive(&mut connection, &silent).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
             _ => uncounted("dispatcher-gone", error),
@@ -156,6 +161,7 @@ impl Client {
             Answer::Result(result, received) => (result, received),
             Answer::RunLocally(reason) => return Err(Fallback { reason, detail: String::new(), counted: true }),
         };
+        let wait_us = laps.lap_us();
         let code = match result.exit {
             Exit::Code(code) => code as u8,
             Exit::Signal(signal) => {
@@ -172,7 +178,8 @@ impl Client {
         publish(&result.outputs, &received.outputs, umask).map_err(|error| uncounted("cannot-publish", error))?;
         let _ = io::stdout().lock().write_all(&received.stdout).and_then(|()| io::stdout().flush());
         let _ = io::stderr().write_all(&received.stderr);
-        let _ = connection.send(&ToDispatcher::Published { client_cpu_us: rusage::own_cpu_us() });
+        let cpu = ClientCpu { start_us, parse_us, ask_us, wait_us, publish_us: laps.lap_us() };
+        let _ = connection.send(&ToDispatcher::Published(cpu));
         Ok((code.into(), result.misses))
     }
 

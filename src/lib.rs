@@ -12,12 +12,16 @@
 pub mod cli;
 pub mod client;
 pub mod connection;
+#[cfg(feature = "ranks")]
 pub mod dispatcher;
+pub mod doorbell;
 pub mod driver;
 pub mod environment;
 pub mod error;
 pub mod event;
+pub mod ids;
 pub mod launcher;
+#[cfg(feature = "ranks")]
 pub mod link;
 pub mod masquerade;
 pub mod paths;
@@ -31,4 +35,5 @@ pub mod status;
 pub mod viewpoint;
 pub mod watchdog;
 pub mod wire;
+#[cfg(feature = "ranks")]
 pub mod worker;

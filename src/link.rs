@@ -2,9 +2,15 @@
 //! means.
 //!
 //! # Never wait inside MPI
-//! A blocked `MPI_Recv` burns the CPU the compilers need, so every call here returns at once. The owner sleeps in
-//! poll(2) on its own descriptors and calls [`Link::receive`] when it wakes. One probe only drives MPI's progress
-//! engine and often reports the message on the *next* call, hence two probes before giving up.
+//! A blocked `MPI_Recv` burns the CPU the compilers need, so every call into MPI returns at once. The owner sleeps in
+//! poll(2) by [`Link::wait`] and calls [`Link::receive`] when it wakes. One probe only drives MPI's progress engine and
+//! often reports the message on the *next* call, hence two probes before giving up.
+//!
+//! # The doorbell
+//! Before a rank sleeps it rings those it has sent something to ([`crate::doorbell`]), so that a rank that is rung
+//! reliably sleeps long. Bells introduce themselves by a message of their own tag that precedes the first to a rank.
+//! While something is in flight that needs progress at both ends, while a ring is ahead of its message, and with peers
+//! that do not ring, the time-out is short.
 //!
 //! # Order
 //! Messages of one rank are handed out in the order they were sent, although a long one may complete after a short one
@@ -15,19 +21,25 @@
 //! unfinished, so requests are raw here, each with the buffer it uses. A request to a dead rank never completes; its
 //! buffer stays with it until the process ends.
 
+use crate::doorbell::{Address, Doorbell};
+use crate::event::{Backoff, CAP_URGENT, Interest, Ready};
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::traits::{AsRaw, Communicator};
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
-/// All messages carry this tag; their heads say what they are.
+/// Messages of the owner; their heads say what they are.
 const TAG: i32 = 1;
+/// How the sender's doorbell is rung.
+const TAG_BELL: i32 = 2;
 
 /// A message in flight; `buffer` must stay where it is until `request` completes.
 struct Pending {
     request: ffi::MPI_Request,
     buffer: Vec<u8>,
+    tag: i32,
 }
 
 /// One rank's end of the fabric. All calls come from the thread that made it.
@@ -39,6 +51,13 @@ pub struct Link {
     sends: Vec<Pending>,
     /// Per source rank: receives in the order their messages were sent.
     receives: Vec<VecDeque<Pending>>,
+    bell: Doorbell,
+    /// Ranks that know our bell.
+    introduced: Vec<bool>,
+    /// Something was sent since the last wait.
+    has_sent: bool,
+    /// The owner stopped taking messages before there were none left.
+    has_more: bool,
     bytes_sent: u64,
     bytes_received: u64,
 }
@@ -62,6 +81,10 @@ impl Link {
             size,
             sends: Vec::new(),
             receives,
+            bell: Doorbell::new(rank, size),
+            introduced: vec![false; size as usize],
+            has_sent: false,
+            has_more: false,
             bytes_sent: 0,
             bytes_received: 0,
         })
@@ -91,16 +114,75 @@ impl Link {
     /// # Errors
     /// MPI refuses the operation, or the message is longer than an MPI count.
     pub fn send(&mut self, to: i32, message: Vec<u8>) -> io::Result<()> {
-        let count = i32::try_from(message.len()).map_err(|_| io::Error::other("a message exceeds 2 GiB"))?;
+        if let Some(introduced) = self.introduced.get_mut(to as usize)
+            && !std::mem::replace(introduced, true)
+        {
+            let address = self.bell.address().encode();
+            self.post(to, address, TAG_BELL)?;
+        }
         self.bytes_sent += message.len() as u64;
+        self.post(to, message, TAG)?;
+        self.bell.sent(to);
+        self.has_sent = true;
+        Ok(())
+    }
+
+    /// Rings whoever was sent something, then waits as [`Interest::wait`] for the owner's descriptors and the own bell,
+    /// which is reported as `bell`. `cap` bounds the time-out where the doorbell cannot be relied on.
+    ///
+    /// # Errors
+    /// As [`Interest::wait`].
+    pub fn wait<T: Copy + PartialEq>(
+        &mut self,
+        mut interest: Interest<T>,
+        bell: T,
+        backoff: &mut Backoff,
+        cap: Duration,
+    ) -> io::Result<Vec<Ready<T>>> {
+        self.bell.ring();
+        if let Some(fd) = self.bell.fd() {
+            interest.add(fd, false, bell);
+        }
+        if std::mem::take(&mut self.has_sent) {
+            backoff.sent();
+        }
+        let timeout = if self.has_more {
+            Duration::ZERO
+        } else if self.bell.expects() {
+            backoff.step(cap.min(CAP_URGENT))
+        } else if self.busy() || !self.bell.is_trusted() {
+            backoff.step(cap)
+        } else {
+            backoff.step_rung()
+        };
+        let ready = interest.wait(timeout)?;
+        self.bell.waited(ready.is_empty(), timeout);
+        if ready.iter().any(|ready| ready.token == bell) {
+            self.bell.listen();
+        }
+        Ok(ready)
+    }
+
+    /// Rings whoever was sent something; for an owner that does not wait by [`Link::wait`].
+    pub fn ring(&mut self) {
+        self.bell.ring();
+    }
+
+    /// A rank that is gone.
+    pub fn forget(&mut self, rank: i32) {
+        self.bell.forget(rank);
+    }
+
+    fn post(&mut self, to: i32, message: Vec<u8>, tag: i32) -> io::Result<()> {
+        let count = i32::try_from(message.len()).map_err(|_| io::Error::other("a message exceeds 2 GiB"))?;
         // SAFETY: all-zero bytes are overwritten by MPI_Isend before use.
         let mut request: ffi::MPI_Request = unsafe { std::mem::zeroed() };
         // SAFETY: the buffer's heap memory moves into `sends` and stays put until the request completes.
         let code = unsafe {
-            ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, TAG, self.comm, &raw mut request)
+            ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, tag, self.comm, &raw mut request)
         };
         check("send", code)?;
-        self.sends.push(Pending { request, buffer: message });
+        self.sends.push(Pending { request, buffer: message, tag });
         Ok(())
     }
 
@@ -109,6 +191,12 @@ impl Link {
     /// # Errors
     /// MPI reports a failed operation; the job's membership is then unknown.
     pub fn receive(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
+        let next = self.next();
+        self.has_more = matches!(next, Ok(Some(_)));
+        next
+    }
+
+    fn next(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
         self.complete_sends()?;
         if let Some(arrived) = self.arrived()? {
             return Ok(Some(arrived));
@@ -146,7 +234,14 @@ impl Link {
         let (mut message, mut status): (ffi::MPI_Message, ffi::MPI_Status) = unsafe { std::mem::zeroed() };
         // SAFETY: out-parameters of the right types.
         let code = unsafe {
-            ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, TAG, self.comm, &raw mut flag, &raw mut message, &raw mut status)
+            ffi::MPI_Improbe(
+                ffi::RSMPI_ANY_SOURCE,
+                ffi::RSMPI_ANY_TAG,
+                self.comm,
+                &raw mut flag,
+                &raw mut message,
+                &raw mut status,
+            )
         };
         check("probe", code)?;
         if flag == 0 {
@@ -165,7 +260,7 @@ impl Link {
         check("receive", code)?;
         let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
         let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
-        queue.push_back(Pending { request, buffer });
+        queue.push_back(Pending { request, buffer, tag: status.MPI_TAG });
         Ok(true)
     }
 
@@ -175,8 +270,17 @@ impl Link {
                 && test(&mut front.request)?
                 && let Some(done) = queue.pop_front()
             {
+                let source = source as i32;
+                if done.tag == TAG_BELL {
+                    if let Some(address) = Address::decode(&done.buffer) {
+                        self.bell.introduce(source, address);
+                    }
+                    // What it announced follows.
+                    return self.arrived();
+                }
+                self.bell.took(source);
                 self.bytes_received += done.buffer.len() as u64;
-                return Ok(Some((source as i32, done.buffer)));
+                return Ok(Some((source, done.buffer)));
             }
         }
         Ok(None)

@@ -6,12 +6,15 @@
 //! where they lead.
 
 use crate::wire::{Output, OutputKind};
+use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Signals wait while names change, so that Ctrl-C leaves no temporary file behind.
@@ -36,23 +39,53 @@ impl Drop for Undisturbed {
 /// # Errors
 /// A file could not be written as the compiler would have; the real driver then says why.
 pub fn publish(outputs: &[Output], contents: &[Vec<u8>], umask: u32) -> io::Result<()> {
-    let _undisturbed = Undisturbed::new()?;
+    let whole = |(output, content): (&Output, &Vec<u8>)| match output.kind {
+        OutputKind::File { bytes, .. } => content.len() as u64 == bytes,
+        _ => true,
+    };
+    if !outputs.iter().zip(contents).all(whole) {
+        return Err(io::Error::other("an output did not arrive whole"));
+    }
+    let mut undisturbed = Undisturbed::new()?;
     for (output, content) in outputs.iter().zip(contents) {
         let path = Path::new(OsStr::from_bytes(&output.path));
-        match output.kind {
-            OutputKind::File { mode, bytes, replaces } => {
-                if content.len() as u64 != bytes {
-                    return Err(io::Error::other("an output did not arrive whole"));
+        match &output.kind {
+            // Opening waits for a reader, and so would the compiler: it can be interrupted there.
+            OutputKind::File { replaces: false, .. } if is_fifo(path) => {
+                drop(undisturbed);
+                File::options().write(true).open(path)?.write_all(content)?;
+                undisturbed = Undisturbed::new()?;
+            }
+            OutputKind::File { mode, replaces, chosen, times, .. } => {
+                write(path, content, *mode, *replaces, umask)?;
+                if *chosen {
+                    fs::set_permissions(path, Permissions::from_mode(*mode))?;
                 }
-                write(path, content, mode, replaces, umask)?;
+                if let Some([accessed, modified]) = times {
+                    let time = |(seconds, nanoseconds): &(i64, i64)| TimeSpec::new(*seconds, *nanoseconds);
+                    utimensat(AT_FDCWD, path, &time(accessed), &time(modified), UtimensatFlags::FollowSymlink)?;
+                }
             }
             OutputKind::Directory { mode } => {
-                tolerate(fs::DirBuilder::new().mode(mode).create(path), io::ErrorKind::AlreadyExists)?
+                tolerate(fs::DirBuilder::new().mode(*mode).create(path), io::ErrorKind::AlreadyExists)?
             }
-            OutputKind::Deleted => tolerate(fs::remove_file(path), io::ErrorKind::NotFound)?,
+            OutputKind::Link { target } => {
+                let temporary = temporary_beside(path);
+                std::os::unix::fs::symlink(OsStr::from_bytes(target), &temporary)?;
+                fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+            }
+            OutputKind::Deleted => match fs::symlink_metadata(path) {
+                Ok(metadata) if metadata.is_dir() => tolerate(fs::remove_dir(path), io::ErrorKind::NotFound)?,
+                _ => tolerate(fs::remove_file(path), io::ErrorKind::NotFound)?,
+            },
         }
     }
+    drop(undisturbed);
     Ok(())
+}
+
+fn is_fifo(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 fn tolerate(result: io::Result<()>, harmless: io::ErrorKind) -> io::Result<()> {
@@ -101,7 +134,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     fn file(path: &Path, mode: u32, replaces: bool) -> Output {
-        let kind = OutputKind::File { mode, bytes: 3, replaces };
+        let kind = OutputKind::File { mode, bytes: 3, replaces, chosen: false, times: None };
         Output { path: path.as_os_str().as_bytes().to_vec(), kind }
     }
 
@@ -155,6 +188,43 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"new");
         publish_one(file(&soft, 0o644, true));
         assert!(!soft.is_symlink());
+    }
+
+    #[test]
+    fn what_the_compiler_chose_and_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.o");
+        fs::write(&path, "old").unwrap();
+        let times = Some([(1_000, 5), (2_000, 7)]);
+        let kind = OutputKind::File { mode: 0o751, bytes: 3, replaces: false, chosen: true, times };
+        publish_one(Output { kind, ..file(&path, 0, false) });
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((mode(&path), metadata.mtime(), metadata.mtime_nsec()), (0o751, 2_000, 7));
+
+        let link =
+            Output { kind: OutputKind::Link { target: b"x.o".to_vec() }, ..file(&dir.path().join("l"), 0, false) };
+        publish_one(link.clone());
+        publish_one(link);
+        assert_eq!(fs::read_link(dir.path().join("l")).unwrap(), Path::new("x.o"));
+
+        let folder = dir.path().join("d");
+        fs::create_dir(&folder).unwrap();
+        publish_one(Output { kind: OutputKind::Deleted, ..file(&folder, 0, false) });
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_fifo_is_written_into_once_somebody_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.d");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || fs::read(path).unwrap()
+        });
+        publish_one(file(&path, 0o644, false));
+        assert_eq!(reader.join().unwrap(), b"new");
+        assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     }
 
     #[test]

@@ -111,6 +111,27 @@ pub fn table(stats: &Stats) -> String {
             n => format!("{n} retries"),
         },
     );
+    let parts = |parts: &std::collections::BTreeMap<String, f64>| {
+        let parts: Vec<String> = parts.iter().map(|(name, seconds)| format!("{name} {seconds:.3}")).collect();
+        if parts.is_empty() { "none yet".to_owned() } else { parts.join(", ") }
+    };
+    let _ = writeln!(
+        text,
+        "dispatcher CPU by part, in seconds: {}\nclients' CPU by part, in seconds: {}",
+        parts(&stats.dispatcher_cpu_parts_s),
+        parts(&stats.client_cpu_parts_s)
+    );
+    let each = &stats.per_action;
+    let _ = writeln!(
+        text,
+        "per compile, median and 90th percentile: misses {} and {}, bytes sent {} and {}, client {} and {} us",
+        each.misses_median,
+        each.misses_p90,
+        each.sent_bytes_median,
+        each.sent_bytes_p90,
+        each.client_us_median,
+        each.client_us_p90
+    );
     let host_width = stats.ranks.iter().map(|rank| rank.host.chars().count()).max().unwrap_or(0).max(4);
     let _ = writeln!(text, "{:>4}  {:host_width$}  {:>5}  {:>7}  {:>9}", "rank", "host", "slots", "actions", "cpu_s");
     for rank in &stats.ranks {
@@ -136,6 +157,8 @@ mod tests {
             local_reasons: [("query".to_string(), 1), ("link".to_string(), 2)].into(),
             ranks: vec![rank(1, 2), rank(2, 2)],
             compile_cpu_s: 12.34,
+            dispatcher_cpu_parts_s: [("wait".to_string(), 0.1), ("mpi".to_string(), 0.004)].into(),
+            per_action: crate::wire::PerAction { misses_median: 3, ..Default::default() },
             ..Stats::default()
         }
     }
@@ -179,6 +202,9 @@ mod tests {
             "ranks",
             "dispatcher_cpu_s",
             "client_cpu_s",
+            "dispatcher_cpu_parts_s",
+            "client_cpu_parts_s",
+            "per_action",
             "compile_cpu_s",
             "bytes_to_workers",
             "bytes_from_workers",
@@ -199,7 +225,10 @@ mod tests {
         let text = table(&stats());
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(rows[0], "up 3.5 s: 34 compiles on 2 ranks, 3 local (link 2, query 1)");
-        assert_eq!(rows[3], "rank  host   slots  actions      cpu_s");
-        assert_eq!(rows[4], "   1  alpha      2       17        6.0");
+        assert_eq!(rows[3], "dispatcher CPU by part, in seconds: mpi 0.004, wait 0.100");
+        assert_eq!(rows[4], "clients' CPU by part, in seconds: none yet");
+        assert!(rows[5].ends_with("misses 3 and 0, bytes sent 0 and 0, client 0 and 0 us"), "{}", rows[5]);
+        assert_eq!(rows[6], "rank  host   slots  actions      cpu_s");
+        assert_eq!(rows[7], "   1  alpha      2       17        6.0");
     }
 }

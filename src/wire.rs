@@ -12,6 +12,7 @@
 //! Both lengths are checked before anything is allocated, and the codec runs with a limit; a malformed frame closes
 //! its connection and nothing else.
 
+use crate::ids::Ids;
 use bincode::Options;
 use mpicc_proxy_abi::table::Stat;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -93,6 +94,19 @@ pub struct Viewpoint {
 }
 
 impl Invocation {
+    /// All but the environment.
+    pub fn without_environment(&self) -> Invocation {
+        Invocation {
+            driver: self.driver.clone(),
+            argv: self.argv.clone(),
+            environment: Vec::new(),
+            cwd: self.cwd.clone(),
+            limits: self.limits.clone(),
+            viewpoint: self.viewpoint.clone(),
+            ..*self
+        }
+    }
+
     /// Value of an environment variable.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
         self.environment.iter().find_map(|entry| crate::environment::value_of(entry, name))
@@ -112,14 +126,21 @@ pub enum Stream {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutputKind {
     /// A regular file of `bytes` bytes with permission bits `mode`. `replaces`: the compiler unlinked the old name or
-    /// renamed over it; otherwise it wrote into whatever the name stood for.
+    /// renamed over it; otherwise it wrote into whatever the name stood for. `chosen`: the compiler set the mode itself;
+    /// `times`: so it did with the times of access and modification (seconds and nanoseconds).
     File {
         mode: u32,
         bytes: u64,
         replaces: bool,
+        chosen: bool,
+        times: Option<[(i64, i64); 2]>,
     },
     Directory {
         mode: u32,
+    },
+    /// A symbolic link.
+    Link {
+        target: Bytes,
     },
     Deleted,
 }
@@ -160,11 +181,25 @@ pub enum ToDispatcher {
     /// For the statistics: this invocation runs locally. Nothing is answered.
     Local { reason: String, client_cpu_us: u64 },
     /// For the statistics: the result was published. Nothing is answered.
-    Published { client_cpu_us: u64 },
+    Published(ClientCpu),
     /// Answered by [`ToClient::Status`].
     Status,
     /// End the job; answered by [`ToClient::Stopping`].
     Stop,
+}
+
+/// CPU of a client whose compile ran on a rank, by what it did, in microseconds. Its exit is not among it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCpu {
+    /// Until its main function: the hook, execve(2), the loader.
+    pub start_us: u64,
+    /// Reading the command line and collecting what the dispatcher must know.
+    pub parse_us: u64,
+    /// Connecting and asking.
+    pub ask_us: u64,
+    /// Receiving the result.
+    pub wait_us: u64,
+    pub publish_us: u64,
 }
 
 /// Dispatcher → client.
@@ -233,7 +268,7 @@ pub struct Record {
     pub access: u32,
     /// Why writing is not granted, or 0.
     pub write_errno: i32,
-    /// Regular, readable files only.
+    /// Of a readable file's content, or of a directory's names (`mpicc_proxy_abi::listing`).
     pub digest: Option<Digest>,
 }
 
@@ -254,17 +289,30 @@ pub struct Toolchain {
     pub files: Vec<SameFile>,
 }
 
+/// Environments a rank remembers. A build has a few: one for each folder and variant of flags at most.
+pub const ENVIRONMENTS_KEPT: usize = 16;
+
+/// An environment, by its place in the rank's memory of [`ENVIRONMENTS_KEPT`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlottedEnvironment {
+    pub slot: u8,
+    /// What to put there first; `None`: it is there.
+    pub entries: Option<Vec<Bytes>>,
+}
+
 /// One action for one rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub action: ActionId,
     pub epoch: u32,
     pub toolchain: ToolchainId,
+    /// With an empty environment.
     pub invocation: Invocation,
+    pub environment: SlottedEnvironment,
     /// Records this rank does not have yet.
     pub records: Vec<Record>,
     /// Records, new or old, that the head validated for this action.
-    pub valid: Vec<RecordId>,
+    pub valid: Ids,
 }
 
 /// What the head tells along with an answer: records that were validated for the action as well, though it did not ask.
@@ -307,12 +355,6 @@ pub enum ToRank {
         id: RecordId,
         record: Option<Box<Record>>,
         also: Also,
-    },
-    /// Names in a directory, with their `d_type`.
-    Listing {
-        action: ActionId,
-        path: Bytes,
-        names: Vec<(Bytes, u8)>,
     },
     /// The payload is the part of the content that starts at `at`.
     Blob {
@@ -359,7 +401,7 @@ pub enum FromRank {
     Done {
         action: ActionId,
         result: ActionResult,
-        used: Vec<RecordId>,
+        used: Ids,
     },
     /// The action was not, or not validly, carried out here. `retry`: another rank may do better.
     Refused {
@@ -400,12 +442,37 @@ pub struct Stats {
     pub ranks: Vec<RankStats>,
     pub dispatcher_cpu_s: f64,
     pub client_cpu_s: f64,
+    /// `dispatcher_cpu_s` by what the dispatcher did: `wait`, `validate`, `codec`, `mpi`, `sockets`, `rest`, `threads`.
+    pub dispatcher_cpu_parts_s: BTreeMap<String, f64>,
+    /// CPU of the clients of remote compiles, by the fields of [`ClientCpu`].
+    pub client_cpu_parts_s: BTreeMap<String, f64>,
+    pub per_action: PerAction,
     /// CPU of the remote compilers.
     pub compile_cpu_s: f64,
     pub bytes_to_workers: u64,
     pub bytes_from_workers: u64,
     pub misses: u64,
     pub retries: u64,
+}
+
+/// Spreads over the last few thousand remote compiles.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerAction {
+    pub misses_median: u64,
+    pub misses_p90: u64,
+    /// Bytes sent to the rank for one action, contents included.
+    pub sent_bytes_median: u64,
+    pub sent_bytes_p90: u64,
+    pub client_us_median: u64,
+    pub client_us_p90: u64,
+    /// The last few hundred, oldest first.
+    pub recent: Vec<ActionFigures>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionFigures {
+    pub misses: u64,
+    pub sent_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

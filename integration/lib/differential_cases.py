@@ -291,7 +291,7 @@ INCLUDES = Theme("includes", "How a header is found, and what it is when it is f
         gcc -c x.c -Winvalid-pch -H
         gcc -O2 -c x.c -Winvalid-pch -H
         rm -r h.h.gch
-    """, where="uncovered-call", prepare="""
+    """, prepare="""
         mkdir h.h.gch
         gcc -O2 -x c-header h.h -o h.h.gch/o2
         gcc -x c-header h.h -o h.h.gch/o0
@@ -392,7 +392,7 @@ OUTPUTS = Theme("outputs", "What is in the way of an object, and what the compil
         timeout 10 cat x.d >n &
         timeout 10 gcc -c x.c -MD
         wait
-    """, where="uncovered-call", prepare="mkfifo x.d"),
+    """, prepare="mkfifo x.d"),
     Case("/dev/null", """
         gcc -c x.c -o /dev/null
         gcc -S x.c -o /dev/null
@@ -950,7 +950,6 @@ CHANGES = Theme("changes", "The next compile sees what the commands before it di
     """, {"q.c": "#include <n.h>\n", "folder/d/n.h": "int n;"}),
 ])
 
-# clang asks more of the virtual tree than gcc, so most of this is expected to end locally.
 CLANG = Theme("clang", "The other compiler.", [
     Case("compiles", """
         clang -c x.c -g -MD
@@ -967,7 +966,7 @@ CLANG = Theme("clang", "The other compiler.", [
         clang -c nope.c
         clang -c x.c -serialize-diagnostics x.dia
         clang -fcolor-diagnostics -c w.c -fintegrated-as
-    """, where="uncovered-call"),
+    """),
     Case("outputs", """
         clang -c x.c
         clang -c x.c -o q.o -MD
@@ -978,7 +977,7 @@ CLANG = Theme("clang", "The other compiler.", [
         clang -c x.c -MD -MF f.d
         umask 077
         clang -c x.c -o u.o
-    """, where="uncovered-call", prepare="""
+    """, prepare="""
         echo old >t; ln -s t x.o
         echo old >q.o; chmod 755 q.o
         mkdir dd
@@ -989,12 +988,12 @@ CLANG = Theme("clang", "The other compiler.", [
         clang -include h.h -c x.c
         clang -c x.c -fmodules -fmodules-cache-path=$TREE/mc
         rm -rf mc h.h.gch
-    """, where="modules precompiled-header uncovered-call"),
+    """, where="modules precompiled-header remote"),
     Case("__TIMESTAMP__ and PWD", """
         clang -S y.c
         clang -S -g y.c -o g.s
         PWD=/proc/self/cwd clang -S -g y.c -o h.s
-    """, TIMESTAMPS, "uncovered-call"),
+    """, TIMESTAMPS, "remote uncovered-call"),
 ])
 
 PERMISSIONS = Theme("permissions", "What a file's mode forbids; $FOREIGN belongs to somebody else where it can.", [
@@ -1053,7 +1052,7 @@ PERMISSIONS = Theme("permissions", "What a file's mode forbids; $FOREIGN belongs
     Case("clang's, too", """
         clang -c x.c -o ro/q.o
         clang -c x.c -o ro/e.o
-    """, prepare="mkdir ro; : >ro/e.o; chmod 555 ro", where="uncovered-call"),
+    """, prepare="mkdir ro; : >ro/e.o; chmod 555 ro"),
     Case("a working directory that may not be listed or written", """
         chmod 111 .
         gcc -c x.c -g
@@ -1172,6 +1171,88 @@ MOUNTS = Theme("mounts", "The dispatcher serves its own view of the files, which
     """, EITHER_HEADER),
 ], user="root")
 
+def default_access(folder):
+    """A command that gives `folder` a list from which every new file in it gets its rights."""
+    return f"""$PYTHON -c "import os, struct; os.setxattr('{folder}', 'system.posix_acl_default', struct.pack('<I', 2)
+        + b''.join(struct.pack('<HHI', *entry) for entry in [
+            (1, 7, 2**32 - 1), (2, 6, 1234), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 0, 2**32 - 1)]))"
+    """
+
+
+MORE_OUTPUTS = Theme("more outputs", "Special files, special folders, and all that one command can write.", [
+    Case("a fifo for assembler text", """
+        timeout 10 cat x.s >n &
+        timeout 10 gcc -S x.c
+        wait
+        test -p x.s
+    """, prepare="mkfifo x.s"),
+    Case("a fifo, and a compile that fails", """
+        timeout 10 cat bad.s >n &
+        timeout 10 gcc -S bad.c
+        wait
+        test -p bad.s
+    """, prepare="mkfifo bad.s"),
+    Case("a fifo that clang writes", """
+        timeout 60 cat x.s >n &
+        timeout 60 clang -S x.c
+        wait
+        test -p x.s
+    """, prepare="mkfifo x.s"),
+    Case("a fifo that is read from", """
+        timeout 10 cat h.h >p &
+        timeout 10 gcc -c x.c -include p
+        wait
+    """, prepare="mkfifo p", where="uncovered-call"),
+    Case("a folder with default rights", """
+        gcc -c x.c -o d/x.o -MD
+        umask 027
+        gcc -c x.c -o d/y.o -save-temps=obj
+        clang -c x.c -o d/z.o
+    """, prepare="mkdir d" + "\n" + default_access("d")),
+    Case("a folder that gives its group, clang's", "clang -c x.c -o d/x.o -MD", prepare="mkdir d; chmod 2775 d"),
+    Case("hundreds of dumps", "gcc -c x.c -O2 -save-temps -fdump-noaddr -fdump-tree-all -fdump-rtl-all -fdump-ipa-all",
+         rounds=1),
+    Case("all at once, clang's", """
+        clang -c x.c -g -gsplit-dwarf -MD -save-temps -fstack-usage -serialize-diagnostics x.dia -MJ x.json \
+            -fsave-optimization-record -O2
+        clang++ -c x.cc -o y.o -MMD -MF y.d -save-temps=obj
+    """),
+    Case("read-only ones, clang's", """
+        clang -c x.c -MD
+        clang -S x.c
+    """, prepare="for suffix in o d s; do echo old >x.$suffix; chmod 444 x.$suffix; done"),
+    Case("/dev/null, clang's", """
+        clang -c x.c -o /dev/null
+        clang -S x.c -o /dev/null -MD -MF q.d
+        test -c /dev/null
+    """),
+    Case("links and hard links, clang's", """
+        clang -c x.c
+        clang -S x.c
+        clang -c x.c -MD -o q.o
+    """, prepare="""
+        echo old >t; ln -s t x.o
+        echo old >t2; ln t2 x.s
+        ln -s t3 q.d
+    """, where="remote cannot-publish"),
+    Case("when clang fails", """
+        clang -c bad.c -MD
+        clang -S bad.c
+    """, prepare="for suffix in o d s; do echo old >bad.$suffix; done"),
+])
+
+ENTRY_POINTS = Theme("entry points", "A stand-in for a compiler makes each libc call on files, links and folders.", [
+    Case(group, f"$ENTRY_POINTS -c x.c -DCALL={group}", {
+        "old.o": "old\n", "old2.o": "older\n", "sub/k": "k\n", **{f"many/f{i}": "" for i in range(300)},
+    }, prepare="""
+        ln -s sub link
+        ln -s nowhere dangling
+        ln -s loop loop
+        mkdir empty
+    """)
+    for group in ["opens", "writes", "stats", "names", "folders", "changes", "attributes", "temporaries"]
+])
+
 # Run and reported, but neither passed nor failed.
 KNOWN_DIFFERENCES = Theme("known differences", "What differs, is known to, and stays for now.", [
     Case("so few descriptors that the loader fails", """
@@ -1194,7 +1275,7 @@ ALL = [
     for theme in [
         NAMES, SOURCES, DEPENDENCIES, ASSEMBLER, INCLUDES, TIME, WORKING_DIRECTORY, RESPONSE_FILES, OUTPUTS, OPTIONS,
         DIAGNOSTICS, ENVIRONMENT, PROGRAMS, LIMITS, CALLERS, CHANGES, CLANG, PERMISSIONS, PRIVILEGES, MOUNTS,
-        KNOWN_DIFFERENCES,
+        MORE_OUTPUTS, ENTRY_POINTS, KNOWN_DIFFERENCES,
     ]
     for case in theme.cases
 ]

@@ -8,6 +8,10 @@ gcc                                              gcc
 g++                                              g++
 /usr/include/stdio.h                             libc6-dev
 clang                                            clang
+clang-14                                         clang-14
+clang-19                                         clang-19
+gfortran                                         gfortran
+strace                                           strace
 make                                             make
 cmake                                            cmake
 ninja                                            ninja-build

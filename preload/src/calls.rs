@@ -2,6 +2,7 @@
 //! errno to what the C function returns; the decisions are in `vfs.rs`.
 
 mod changing;
+mod folders;
 mod looking;
 mod naming;
 mod opening;
@@ -9,6 +10,7 @@ mod terminals;
 mod uncovered;
 
 pub use changing::*;
+pub use folders::*;
 pub use looking::*;
 pub use naming::*;
 pub use opening::*;

@@ -144,6 +144,10 @@ impl Returned for isize {
 impl Returned for i64 {
     const ABSENT: extern "C" fn() -> isize = absent_number;
 }
+/// What has no answer has no failure either.
+impl Returned for () {
+    const ABSENT: extern "C" fn() -> isize = absent_number;
+}
 impl<T> Returned for *mut T {
     const ABSENT: extern "C" fn() -> isize = absent_pointer;
 }

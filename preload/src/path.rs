@@ -2,7 +2,7 @@
 
 use crate::target::PathText;
 
-/// A key, and whether the path ended in a slash (it must then be a directory, and a final link is followed).
+/// A key, and whether the path ended in a slash or a dot (it must then be a directory, and a final link is followed).
 pub struct Key {
     pub path: PathText,
     pub directory: bool,
@@ -26,7 +26,7 @@ pub fn absolute(cwd: &[u8], path: &[u8]) -> Option<Key> {
     if out.bytes().is_empty() {
         out.push(b"/")?;
     }
-    Some(Key { path: out, directory: path.ends_with(b"/") || path.ends_with(b"/.") })
+    Some(Key { path: out, directory: path == b"." || path.ends_with(b"/") || path.ends_with(b"/.") })
 }
 
 /// Appends the components of `path`, each with a slash before it.
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn keys() {
         check("/", "/", true);
-        check(".", "/home/u", false);
+        check(".", "/home/u", true);
         check("a.c", "/home/u/a.c", false);
         check("./x//y/./z", "/home/u/x/y/z", false);
         check("../up", "/home/u/../up", false);

@@ -119,6 +119,19 @@ pub unsafe fn mode(path: *const c_char) -> Result<u32, Errno> {
     check(result).map(|_| stat.st_mode)
 }
 
+/// The inode of a name; symbolic links are not followed.
+///
+/// # Safety
+/// `path` is NUL-terminated.
+pub unsafe fn inode(path: *const c_char) -> Option<u64> {
+    // SAFETY: all-zero bytes are a valid `stat`.
+    let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+    let (at, flags) = (libc::AT_FDCWD as usize, libc::AT_SYMLINK_NOFOLLOW as usize);
+    // SAFETY: the kernel reads the path and fills the struct.
+    let result = unsafe { call(libc::SYS_newfstatat, at, path as usize, &raw mut stat as usize, flags, 0, 0) };
+    check(result).ok().map(|_| stat.st_ino)
+}
+
 /// readlink(2): bytes written to `out`, which is not NUL-terminated.
 ///
 /// # Safety
@@ -238,6 +251,16 @@ pub fn copy(from: c_int, to: c_int) -> Result<(), Errno> {
 pub unsafe fn mkdir(path: *const c_char, mode: u32) -> Result<(), Errno> {
     // SAFETY: mkdirat reads the path.
     let result = unsafe { call(libc::SYS_mkdirat, libc::AT_FDCWD as usize, path as usize, mode as usize, 0, 0, 0) };
+    check(result).map(drop)
+}
+
+/// symlinkat(2), the real one.
+///
+/// # Safety
+/// Both are NUL-terminated.
+pub unsafe fn symlink(target: *const c_char, path: *const c_char) -> Result<(), Errno> {
+    // SAFETY: symlinkat reads the two strings.
+    let result = unsafe { call(libc::SYS_symlinkat, target as usize, libc::AT_FDCWD as usize, path as usize, 0, 0, 0) };
     check(result).map(drop)
 }
 

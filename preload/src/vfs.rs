@@ -13,13 +13,13 @@ use crate::exec::current_environ;
 use crate::path::{self, Key};
 use crate::sys::{self, Errno};
 use crate::target::{self, PathText};
-use crate::view::{self, Known};
+use crate::view::{self, Known, Stands};
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::Ordering;
 use mpicc_proxy_abi::PATH_BYTES_MAX;
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Entry};
-use mpicc_proxy_abi::task::{Scratch, Taint, WRITE_HIDES, WRITE_REPLACES, WriteEntry, WriteState};
+use mpicc_proxy_abi::task::{Scratch, Taint, WRITE_FIFO, WRITE_HIDES, WRITE_REPLACES, WriteEntry, WriteState};
 
 /// Starts worker mode. `false`: this process cannot be part of a remote compile.
 pub fn start() -> bool {
@@ -59,12 +59,71 @@ pub unsafe fn key(dir: c_int, path: *const c_char) -> Result<Key, Errno> {
     if bytes.is_empty() {
         return Err(libc::ENOENT);
     }
-    if dir != libc::AT_FDCWD && bytes[0] != b'/' {
-        view::taint(Taint::Unsupported, b"a path relative to a descriptor");
-        return Err(libc::ENOSYS);
+    let base = if dir == libc::AT_FDCWD || bytes[0] == b'/' { view::working_directory() } else { folder_of_fd(dir)? };
+    let key = path::absolute(base, bytes).ok_or(libc::ENAMETOOLONG)?;
+    without_links(key, false)
+}
+
+/// The key of the directory a descriptor stands for.
+fn folder_of_fd(fd: c_int) -> Result<&'static [u8], Errno> {
+    let Some(stands) = view::stands(fd)? else {
+        return Err(unsupported(b"a path relative to a descriptor that stands for nothing of the head's"));
+    };
+    match stands {
+        Stands::Written(written) if written.state() == WriteState::Directory => Ok(view::page().bytes(written.key())),
+        Stands::Written(_) => Err(libc::ENOTDIR),
+        Stands::Head(index) => match view::entry(index) {
+            Some(entry) if entry.stat.mode & libc::S_IFMT == libc::S_IFDIR => Ok(view::text(entry.key)),
+            _ => Err(libc::ENOTDIR),
+        },
     }
+}
+
+/// Symbolic links followed before a path counts as a loop, as in the kernel.
+const LINKS_MAX: u32 = 40;
+
+/// Replaces the symbolic links that this compile made by where they lead, with `last` also one at the end, and takes out
+/// the way into a directory it made and back by `..`: the head knows neither.
+fn without_links(mut key: Key, last: bool) -> Result<Key, Errno> {
     let page = view::page();
-    path::absolute(page.bytes(page.cwd), bytes).ok_or(libc::ENAMETOOLONG)
+    if page.ways_made.load(Ordering::Acquire) == 0 {
+        return Ok(key);
+    }
+    for _ in 0..LINKS_MAX {
+        let bytes = key.bytes();
+        let follow_last = last || key.directory;
+        let ends = (1..=bytes.len()).filter(|end| if *end == bytes.len() { follow_last } else { bytes[*end] == b'/' });
+        let is_back = |rest: &[u8]| rest == b"/.." || rest.starts_with(b"/../");
+        let mut turns = ends.filter_map(|end| {
+            let written = page.find_write(&bytes[..end])?;
+            let turns = match written.state() {
+                WriteState::Link => true,
+                WriteState::Directory => is_back(&bytes[end..]),
+                _ => false,
+            };
+            turns.then_some((end, written))
+        });
+        let Some((end, written)) = turns.next() else { return Ok(key) };
+        let mut target = PathText::new();
+        let rest = if written.state() == WriteState::Link {
+            let scratch = scratch_of(written)?;
+            // SAFETY: a NUL-terminated path of ours.
+            target.fill(|room| unsafe { sys::readlink(scratch.as_ptr(), room) })?;
+            &bytes[end..]
+        } else {
+            target.push(b".").ok_or(libc::ENAMETOOLONG)?;
+            &bytes[end + b"/..".len()..]
+        };
+        target.push(rest).ok_or(libc::ENAMETOOLONG)?;
+        let next = path::absolute(path::parent(&bytes[..end]), target.bytes()).ok_or(libc::ENAMETOOLONG)?;
+        key = Key { path: next.path, directory: next.directory || key.directory };
+    }
+    Err(libc::ELOOP)
+}
+
+/// Where a call leads that follows a symbolic link at the end of its path.
+pub fn followed(key: Key) -> Result<Key, Errno> {
+    without_links(key, true)
 }
 
 /// Where `key` leads.
@@ -85,24 +144,36 @@ pub fn place(key: &[u8], want: Want) -> Result<Place, Errno> {
 pub struct Target {
     pub path: PathText,
     pub flags: c_int,
-    /// The record the descriptor will stand for.
-    pub known: Option<Known>,
+    /// What the descriptor will stand for.
+    pub stands: Stands,
 }
 
 const WRITING: c_int = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_RDWR;
 
 /// Decides what open(2) with these flags opens. `Ok(None)`: the path itself.
-pub fn target(key: &Key, flags: c_int) -> Result<Option<Target>, Errno> {
+pub fn target(key: Key, flags: c_int) -> Result<Option<Target>, Errno> {
     let writing = flags & WRITING != 0;
-    if flags & (libc::O_PATH | (libc::O_TMPFILE & !libc::O_DIRECTORY)) != 0 && !view::is_own(key.bytes()) {
+    let key = &if flags & libc::O_NOFOLLOW != 0 || (flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0) {
+        key
+    } else {
+        followed(key)?
+    };
+    if flags & (libc::O_TMPFILE & !libc::O_DIRECTORY) != 0 && !view::is_own(key.bytes()) {
         return Err(unsupported(key.bytes()));
     }
     let want = if writing && flags & libc::O_TRUNC != 0 { Want::Record } else { Want::Content };
     match place(key.bytes(), want)? {
         Place::Own => Ok(None),
         Place::Written(written) => match written.state() {
-            WriteState::Live if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => Err(libc::EEXIST),
+            state if state.exists() && flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => Err(libc::EEXIST),
+            WriteState::Live if written.flags.load(Ordering::Acquire) & WRITE_FIFO != 0 => {
+                Err(unsupported(b"a FIFO that is opened twice"))
+            }
+            WriteState::Live if key.directory && flags & libc::O_CREAT != 0 => Err(libc::EISDIR),
+            WriteState::Live if key.directory => Err(libc::ENOTDIR),
+            WriteState::Live if flags & libc::O_DIRECTORY != 0 => Err(libc::ENOTDIR),
             WriteState::Live => scratch_target(written, flags),
+            WriteState::Link => Err(libc::ELOOP),
             WriteState::Directory if writing => Err(libc::EISDIR),
             WriteState::Directory => scratch_target(written, flags),
             _ if flags & libc::O_CREAT == 0 => Err(libc::ENOENT),
@@ -119,24 +190,36 @@ pub fn scratch_of(written: &WriteEntry) -> Result<PathText, Errno> {
     view::scratch_path(kind, written.scratch.load(Ordering::Acquire)).ok_or_else(limit)
 }
 
-fn scratch_target(written: &WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
+fn scratch_target(written: &'static WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
     let path = scratch_of(written)?;
-    Ok(Some(Target { path, flags: flags & !libc::O_EXCL, known: None }))
+    Ok(Some(Target { path, flags: flags & !libc::O_EXCL, stands: Stands::Written(written) }))
 }
 
-/// A name that was deleted is made anew.
-fn revive(written: &WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
+/// A name that was deleted is made anew, as something of another scratch number; `make` makes the item.
+pub fn revive_as(
+    written: &WriteEntry,
+    state: WriteState,
+    make: impl FnOnce(&PathText) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let number = view::page().scratch_used.fetch_add(1, Ordering::AcqRel);
+    let kind = if state == WriteState::Directory { Scratch::Directory } else { Scratch::File };
+    make(&view::scratch_path(kind, number).ok_or_else(limit)?)?;
+    let kept = written.flags.load(Ordering::Acquire) & WRITE_HIDES;
+    let replaces = if written.state() == WriteState::Deleted { WRITE_REPLACES } else { 0 };
+    written.flags.store(kept | replaces, Ordering::Release);
     written.scratch.store(number, Ordering::Release);
-    if written.state() == WriteState::Deleted {
-        written.flags.fetch_or(WRITE_REPLACES, Ordering::AcqRel);
-    }
-    written.state.store(WriteState::Live as u32, Ordering::Release);
+    written.state.store(state as u32, Ordering::Release);
+    Ok(())
+}
+
+fn revive(written: &'static WriteEntry, flags: c_int) -> Result<Option<Target>, Errno> {
+    revive_as(written, WriteState::Live, |_| Ok(()))?;
     scratch_target(written, flags)
 }
 
 fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
     let entry = known.entry;
+    refuse_link(key, entry, flags)?;
     if entry.stat_errno != 0 {
         return Err(entry.stat_errno);
     }
@@ -144,13 +227,13 @@ fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, 
     if kind != libc::S_IFDIR && (key.directory || flags & libc::O_DIRECTORY != 0) {
         return Err(libc::ENOTDIR);
     }
-    if flags & libc::O_NOFOLLOW != 0 && is_link(entry) {
-        return Err(libc::ELOOP);
-    }
-    if entry.access & ACCESS_READ == 0 {
+    let only_name = flags & libc::O_PATH != 0;
+    if entry.access & ACCESS_READ == 0 && !only_name {
         return Err(libc::EACCES);
     }
     let path = match kind {
+        // Nothing of a file can be had through such a descriptor, not even its content for a later open.
+        _ if only_name && kind != libc::S_IFDIR => return Err(unsupported(key.bytes())),
         libc::S_IFREG => view::store_path(entry).ok_or_else(limit)?,
         // Any folder does: compilers open one by mistake and look at its fstat(2). Reading names is opendir's matter.
         libc::S_IFDIR => {
@@ -160,18 +243,29 @@ fn read_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, 
         }
         _ => return Err(unsupported(key.bytes())),
     };
-    Ok(Some(Target { path, flags, known: Some(known) }))
+    Ok(Some(Target { path, flags, stands: Stands::Head(known.index) }))
+}
+
+/// Is a link at the end of the path an error?
+fn refuse_link(key: &Key, entry: &Entry, flags: c_int) -> Result<(), Errno> {
+    let refused = flags & libc::O_NOFOLLOW != 0 && !key.directory && is_link(entry);
+    match refused {
+        true if flags & libc::O_DIRECTORY != 0 => Err(libc::ENOTDIR),
+        true => Err(libc::ELOOP),
+        false => Ok(()),
+    }
 }
 
 fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>, Errno> {
     let entry = known.entry;
+    if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 && entry.lstat_errno == 0 {
+        return Err(libc::EEXIST);
+    }
+    refuse_link(key, entry, flags)?;
     match entry.stat_errno {
         0 => {
             let kind = entry.stat.mode & libc::S_IFMT;
             let creates = flags & libc::O_CREAT != 0;
-            if creates && flags & libc::O_EXCL != 0 {
-                return Err(libc::EEXIST);
-            }
             if kind == libc::S_IFDIR || (key.directory && creates) {
                 return Err(libc::EISDIR);
             }
@@ -180,6 +274,11 @@ fn write_target(key: &Key, known: Known, flags: c_int) -> Result<Option<Target>,
             }
             if entry.access & ACCESS_WRITE == 0 {
                 return Err(entry.write_errno);
+            }
+            if kind == libc::S_IFIFO && flags & (libc::O_ACCMODE | libc::O_NONBLOCK) == libc::O_WRONLY {
+                // What is written flows into it when the result is published, and the reader sees the end then.
+                let written = add_write(key.bytes(), WriteState::Live, WRITE_HIDES | WRITE_FIFO)?;
+                return scratch_target(written, flags | libc::O_CREAT);
             }
             if kind != libc::S_IFREG {
                 return Err(unsupported(key.bytes()));
@@ -274,8 +373,9 @@ pub fn temporary_target(key: &[u8], flags: c_int) -> Result<Target, Errno> {
         return Err(libc::EEXIST);
     }
     may_create_in(path::parent(key))?;
-    let path = scratch_of(add_write(key, WriteState::Live, 0)?)?;
-    Ok(Target { path, flags, known: None })
+    let written = add_write(key, WriteState::Live, 0)?;
+    let path = scratch_of(written)?;
+    Ok(Target { path, flags, stands: Stands::Written(written) })
 }
 
 /// Called before `path` is executed: only the verified programs of the toolchain may run, because any other would be
@@ -286,6 +386,9 @@ pub fn temporary_target(key: &[u8], flags: c_int) -> Result<Target, Errno> {
 pub unsafe fn before_exec(path: *const c_char) -> Result<(), Errno> {
     // SAFETY: promised by the caller.
     let key = unsafe { key(libc::AT_FDCWD, path) }?;
+    if view::has_moved() {
+        return Err(unsupported(b"a program started from another working directory"));
+    }
     let page = view::page();
     let programs = &page.programs[..(page.program_count as usize).min(page.programs.len())];
     if programs.iter().any(|program| page.bytes(*program) == key.bytes()) {
@@ -322,7 +425,6 @@ pub unsafe fn search_path(file: *const c_char, out: &mut [u8; PATH_BYTES_MAX + 1
     }
     // SAFETY: the process's environment, which nobody changes while we look at it.
     let folders = unsafe { target::path_of(current_environ()) }.unwrap_or(target::DEFAULT_PATH);
-    let page = view::page();
     let mut denied = false;
     for folder in folders.split(|b| *b == b':') {
         let mut candidate = PathText::new();
@@ -330,7 +432,7 @@ pub unsafe fn search_path(file: *const c_char, out: &mut [u8; PATH_BYTES_MAX + 1
         if [folder, b"/", name].into_iter().any(|part| candidate.push(part).is_none()) {
             continue;
         }
-        let Some(key) = path::absolute(page.bytes(page.cwd), candidate.bytes()) else { continue };
+        let Some(key) = path::absolute(view::working_directory(), candidate.bytes()) else { continue };
         let Place::Head(Known { entry, .. }) = place(key.bytes(), Want::Record)? else { continue };
         if entry.stat_errno == 0 && entry.stat.mode & libc::S_IFMT == libc::S_IFREG {
             if entry.access & ACCESS_EXECUTE != 0 {

@@ -8,10 +8,10 @@ use crate::path;
 use crate::sys;
 use crate::target::PathText;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use mpicc_proxy_abi::miss::{Answer, Request, Status, Want};
 use mpicc_proxy_abi::table::{Entry, Header, TABLE_BYTES, Table, hash_path};
-use mpicc_proxy_abi::task::{PAGE_BYTES, Page, Scratch, TABLE_FD, TASK_FD, Taint};
+use mpicc_proxy_abi::task::{PAGE_BYTES, Page, Scratch, TABLE_FD, TASK_FD, Taint, WRITES_MAX, WriteEntry};
 use mpicc_proxy_abi::{PATH_BYTES_MAX, VERSION};
 
 static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -22,8 +22,9 @@ static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
 const KERNEL_FOLDERS: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 const SHARED_MEMORY: &[u8] = b"/dev/shm";
 
-/// Files of the kernel's that are the same everywhere, or about this very process.
-const OWN_FILES: [&[u8]; 5] = [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", b"/proc/self/exe"];
+/// Files of the kernel's that are the same everywhere (the first four), or about this very process.
+const OWN_FILES: [&[u8]; 6] =
+    [b"/dev/null", b"/dev/zero", b"/dev/urandom", b"/dev/random", b"/proc/self/exe", b"/proc/self/fd"];
 
 /// Maps table and page. `Some(true)`: this is the task's first process. `None`: something does not fit.
 pub fn start() -> Option<bool> {
@@ -69,6 +70,11 @@ pub fn is_own(key: &[u8]) -> bool {
         || OWN_FILES.contains(&key)
 }
 
+/// Is this a file of the kernel's that is the same on every host?
+pub fn is_everywhere(key: &[u8]) -> bool {
+    OWN_FILES[..4].contains(&key)
+}
+
 /// Is this path the kernel's, on whichever host it is asked for?
 pub fn is_kernels(key: &[u8]) -> bool {
     KERNEL_FOLDERS.iter().any(|folder| path::is_below(key, folder)) && !path::is_below(key, SHARED_MEMORY)
@@ -86,8 +92,8 @@ pub struct Known {
     pub entry: &'static Entry,
 }
 
-/// What the head knows of `key`. With [`Want::Content`], the content of a regular file is in the store afterwards.
-/// `None`: the rank does not answer; the compile is tainted.
+/// What the head knows of `key`. With [`Want::Content`], the content of a regular file is in the store afterwards, with
+/// [`Want::Listing`] that of a directory. `None`: the rank does not answer; the compile is tainted.
 pub fn lookup(key: &[u8], want: Want) -> Option<Known> {
     let hash = hash_path(key);
     if let Some(known) = probe(key, hash)
@@ -116,10 +122,15 @@ fn probe(key: &[u8], hash: u64) -> Option<Known> {
 }
 
 fn satisfies(entry: &Entry, want: Want) -> bool {
-    let readable_file = entry.stat_errno == 0
-        && entry.stat.mode & libc::S_IFMT == libc::S_IFREG
+    let kind = match want {
+        Want::Record => return true,
+        Want::Content => libc::S_IFREG,
+        Want::Listing => libc::S_IFDIR,
+    };
+    let has_content = entry.stat_errno == 0
+        && entry.stat.mode & libc::S_IFMT == kind
         && entry.access & mpicc_proxy_abi::table::ACCESS_READ != 0;
-    want != Want::Content || !readable_file || entry.content.load(Ordering::Acquire) == 1
+    !has_content || entry.content.load(Ordering::Acquire) == 1
 }
 
 /// Opens something of the store with `open`, again if it fails for want of the name: the host's ranks evict contents
@@ -135,6 +146,11 @@ pub fn open_content<T>(entry: &Entry, mut open: impl FnMut() -> Result<T, c_int>
         result = open();
     }
     result
+}
+
+/// [`open_content`] of the entry at `index`.
+pub fn open_content_of<T>(index: u32, open: impl FnMut() -> Result<T, c_int>) -> Result<T, c_int> {
+    open_content(entry(index).ok_or(libc::EIO)?, open)
 }
 
 /// Where the content of an entry lies on this host. `None`: too long.
@@ -164,8 +180,8 @@ static SOCKET_BUSY: AtomicBool = AtomicBool::new(false);
 /// Lowest descriptor for the socket to the rank, beside the table's and the page's.
 const SOCKET_FD_MIN: c_int = TASK_FD + 1;
 
-/// Asks the rank. `Some(value)` when it is ready; see [`Answer::value`].
-pub fn ask(key: &[u8], want: Want) -> Option<u32> {
+/// Asks the rank. `Some` when the table has the answer.
+fn ask(key: &[u8], want: Want) -> Option<()> {
     let own_process = sys::getpid();
     while SOCKET_BUSY.swap(true, Ordering::Acquire) {
         sys::yield_now();
@@ -195,7 +211,7 @@ fn connect() -> Option<c_int> {
     sys::connect_seqpacket(page.bytes(page.socket), SOCKET_FD_MIN)
 }
 
-fn exchange(fd: c_int, key: &[u8], want: Want) -> Option<u32> {
+fn exchange(fd: c_int, key: &[u8], want: Want) -> Option<()> {
     const HEAD: usize = size_of::<Request>();
     let request = Request { version: VERSION, task: page().task, want: want as u32, path_bytes: key.len() as u32 };
     let mut datagram = [0u8; HEAD + PATH_BYTES_MAX];
@@ -209,37 +225,118 @@ fn exchange(fd: c_int, key: &[u8], want: Want) -> Option<u32> {
     if !sys::receive(fd, &mut raw) {
         return None;
     }
-    // SAFETY: `Answer` is two u32; any bits are valid.
+    // SAFETY: `Answer` is one u32; any bits are valid.
     let answer = unsafe { core::mem::transmute::<[u8; size_of::<Answer>()], Answer>(raw) };
-    (answer.status == Status::Ready as u32).then_some(answer.value)
+    (answer.status == Status::Ready as u32).then_some(())
 }
 
-/// Descriptors that stand for a file of the head: number -> entry, with the identity of what was really opened, so
+/// What a descriptor stands for.
+#[derive(Clone, Copy)]
+pub enum Stands {
+    /// The head's file: index of its entry.
+    Head(u32),
+    /// What this compile made.
+    Written(&'static WriteEntry),
+}
+
+/// Marks an index of the list of writes in [`FD_ENTRY`].
+const WRITTEN: u64 = 1 << 32;
+
+/// Descriptors that stand for a file of the head: number -> what, with the identity of what was really opened, so
 /// that a descriptor which was closed and used again is told apart without a hook on close(2).
 const FDS_MAX: usize = 1024;
 static FD_ENTRY: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
 static FD_DEV: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
 static FD_INO: [AtomicU64; FDS_MAX] = [const { AtomicU64::new(0) }; FDS_MAX];
 
-/// Notes that `fd` was opened for the entry at `index`.
-pub fn note_fd(fd: c_int, index: u32) {
+/// One more than the highest descriptor ever noted.
+static FDS_NOTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Notes what `fd` was opened for.
+pub fn note_fd(fd: c_int, stands: Stands) {
     let (Some(slot), Some(stat)) = (usize::try_from(fd).ok().filter(|fd| *fd < FDS_MAX), sys::fstat(fd)) else {
         taint(Taint::Limit, b"descriptor number");
         return;
     };
+    let value = match stands {
+        Stands::Head(index) => u64::from(index) + 1,
+        Stands::Written(entry) => {
+            let first = page().writes.as_ptr();
+            let index = (core::ptr::from_ref(entry) as usize - first as usize) / size_of::<WriteEntry>();
+            (index as u64 + 1) | WRITTEN
+        }
+    };
     FD_DEV[slot].store(stat.st_dev, Ordering::Relaxed);
     FD_INO[slot].store(stat.st_ino, Ordering::Relaxed);
-    FD_ENTRY[slot].store(u64::from(index) + 1, Ordering::Release);
+    FD_ENTRY[slot].store(value, Ordering::Release);
+    FDS_NOTED.fetch_max(slot + 1, Ordering::AcqRel);
 }
 
-/// The entry `fd` stands for, given what fstat(2) really says of it.
-pub fn entry_of_fd(fd: c_int, dev: u64, ino: u64) -> Option<&'static Entry> {
-    let slot = usize::try_from(fd).ok().filter(|fd| *fd < FDS_MAX)?;
-    let index = FD_ENTRY[slot].load(Ordering::Acquire).checked_sub(1)?;
-    if FD_DEV[slot].load(Ordering::Relaxed) != dev || FD_INO[slot].load(Ordering::Relaxed) != ino {
-        return None;
+/// What `fd` stands for, given what fstat(2) really says of it.
+pub fn stands_for(fd: c_int, dev: u64, ino: u64) -> Option<Stands> {
+    let noted = |slot: usize| {
+        let value = FD_ENTRY[slot].load(Ordering::Acquire);
+        let same = FD_DEV[slot].load(Ordering::Relaxed) == dev && FD_INO[slot].load(Ordering::Relaxed) == ino;
+        (same && value != 0).then_some(value)
+    };
+    let slots = FDS_NOTED.load(Ordering::Acquire).min(FDS_MAX);
+    let own = usize::try_from(fd).ok().filter(|slot| *slot < slots).and_then(noted);
+    let value = match own {
+        Some(value) => value,
+        // A duplicate of a descriptor, which no hook sees: it stands for what its original stands for.
+        None => {
+            let value = (0..slots).find_map(noted)?;
+            if (0..slots).filter_map(noted).any(|other| other != value) {
+                taint(Taint::Unsupported, b"a duplicate of a descriptor that may stand for several files");
+            }
+            value
+        }
+    };
+    let index = (value & (WRITTEN - 1)) as u32 - 1;
+    if value & WRITTEN == 0 {
+        return Some(Stands::Head(index));
     }
+    (index < WRITES_MAX).then(|| Stands::Written(&page().writes[index as usize]))
+}
+
+/// The entry at an index that [`stands_for`] gave.
+pub fn entry(index: u32) -> Option<&'static Entry> {
     let table = table();
     // SAFETY: the table stays mapped for the life of the process; published entries never change.
-    Some(unsafe { &*core::ptr::from_ref(table.entry(index as u32)?) })
+    Some(unsafe { &*core::ptr::from_ref(table.entry(index)?) })
+}
+
+/// The entry of the head's file that `fd` stands for, given what fstat(2) really says of it.
+pub fn entry_of_fd(fd: c_int, dev: u64, ino: u64) -> Option<&'static Entry> {
+    match stands_for(fd, dev, ino)? {
+        Stands::Head(index) => entry(index),
+        Stands::Written(_) => None,
+    }
+}
+
+/// What `fd` stands for. `Err`: an errno for the caller; `Ok(None)`: nothing of the head's.
+pub fn stands(fd: c_int) -> Result<Option<Stands>, sys::Errno> {
+    let stat = sys::fstat(fd).ok_or(libc::EBADF)?;
+    Ok(stands_for(fd, stat.st_dev, stat.st_ino))
+}
+
+/// Where chdir(2) led this process: an entry's index, plus 1.
+static FOLDER: AtomicU32 = AtomicU32::new(0);
+
+/// The working directory on the head.
+pub fn working_directory() -> &'static [u8] {
+    match FOLDER.load(Ordering::Acquire).checked_sub(1).and_then(entry) {
+        Some(entry) => text(entry.real),
+        None => page().bytes(page().cwd),
+    }
+}
+
+/// The working directory is from now on that of the entry at `index`.
+pub fn change_folder(index: u32) {
+    FOLDER.store(index + 1, Ordering::Release);
+}
+
+/// Is this process elsewhere than where the compile began? Programs it starts would not know.
+pub fn has_moved() -> bool {
+    FOLDER.load(Ordering::Acquire) != 0
 }

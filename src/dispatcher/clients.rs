@@ -37,6 +37,7 @@ pub enum Token {
     /// A descriptor of the loop itself.
     Wake,
     Signal,
+    Doorbell,
 }
 
 /// All connections.
@@ -169,7 +170,7 @@ impl Client {
     fn read(&mut self, frames: &mut Vec<ToDispatcher>) -> io::Result<bool> {
         let mut open = true;
         let mut taken = 0;
-        let mut chunk = [0u8; 64 << 10];
+        let mut chunk = [0u8; 16 << 10];
         while taken < READ_BYTES {
             match self.stream.read(&mut chunk) {
                 Ok(0) => {

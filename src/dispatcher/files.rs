@@ -14,7 +14,8 @@
 //! forgotten and ids begin at 0 again.
 
 use crate::dispatcher::folders::{FolderId, Folders};
-use crate::wire::{Bytes, Digest, Record, RecordId};
+use crate::dispatcher::listing;
+use crate::wire::{Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -55,6 +56,7 @@ struct PathState {
 
 struct RecordState {
     record: Rc<Record>,
+    path: PathId,
     racy: bool,
 }
 
@@ -127,7 +129,7 @@ impl HeadTree {
 
     /// The path a record is about.
     pub fn path_of(&self, id: RecordId) -> Option<PathId> {
-        self.path_ids.get(&self.record(id)?.path[..]).copied()
+        self.records.get(id as usize).map(|state| state.path)
     }
 
     /// To be called before an action's paths, at most `needed`, are validated. Where there is no room for so many more
@@ -151,8 +153,11 @@ impl HeadTree {
         let same_way = std::mem::replace(&mut state.folder_version, folder_version) == folder_version;
         if let Some(id) = state.record {
             let known = &self.records[id as usize];
-            let complete = !state.opened || known.record.digest.is_some() || !is_regular(&known.record.stat);
-            if complete && same_way && !known.racy && is_unchanged(&known.record, &name) {
+            let has_content = is_regular(&known.record.stat) || is_directory(&known.record.stat);
+            let complete = !state.opened || known.record.digest.is_some() || !has_content;
+            // The names in a directory are read again each time: nothing else tells for sure that they are the same.
+            let is_listing = is_directory(&known.record.stat) && known.record.digest.is_some();
+            if complete && same_way && !known.racy && !is_listing && is_unchanged(&known.record, &name) {
                 return id;
             }
         }
@@ -166,7 +171,7 @@ impl HeadTree {
             }
         }
         let id = self.records.len() as RecordId;
-        self.records.push(RecordState { record: Rc::new(Record { id, ..record }), racy });
+        self.records.push(RecordState { record: Rc::new(Record { id, ..record }), path, racy });
         self.paths[path.0 as usize].record = Some(id);
         id
     }
@@ -181,7 +186,8 @@ impl HeadTree {
         if let Some(content) = self.contents.get(&digest) {
             return Ok(Rc::clone(content));
         }
-        let content = std::fs::read(OsStr::from_bytes(&record.path))?;
+        let path = Path::new(OsStr::from_bytes(&record.path));
+        let content = if is_directory(&record.stat) { listing::of(path)? } else { std::fs::read(path)? };
         if Digest::of(&content) != digest {
             return Err(io::Error::other("the file changed since it was promised"));
         }
@@ -219,6 +225,15 @@ impl HeadTree {
                 self.keep(of_content, content);
             }
         }
+        if with_content
+            && stat_errno == 0
+            && is_directory(&stat)
+            && let Ok(content) = listing::of(path)
+        {
+            let of_content = Digest::of(&content);
+            digest = Some(of_content);
+            self.keep(of_content, content);
+        }
         let racy = is_racy(&stat) || is_racy(&lstat);
         let (access, write_errno) = if stat_errno == 0 { access_of(name) } else { (0, 0) };
         let record = Record {
@@ -239,34 +254,23 @@ impl HeadTree {
     }
 }
 
-/// Names in a directory of the head, with their `d_type`, in readdir(3)'s order, `.` and `..` left out.
-///
-/// # Errors
-/// As opendir(3).
-pub fn list(path: &[u8]) -> io::Result<Vec<(Bytes, u8)>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(OsStr::from_bytes(path))? {
-        let entry = entry?;
-        let kind = match entry.file_type()? {
-            kind if kind.is_dir() => libc::DT_DIR,
-            kind if kind.is_symlink() => libc::DT_LNK,
-            _ => libc::DT_REG,
-        };
-        names.push((entry.file_name().into_vec(), kind));
-    }
-    Ok(names)
-}
-
 /// Equal but for the id and the access times, which our own reading moves.
 fn same_but_id(old: &Record, new: &Record) -> bool {
     let mut new = new.clone();
     new.id = old.id;
     new.stat.atime = old.stat.atime;
     new.lstat.atime = old.lstat.atime;
+    if same_stat(&old.stat, &new.stat) && same_stat(&old.lstat, &new.lstat) {
+        (new.stat, new.lstat) = (old.stat, old.lstat);
+    }
     new == *old
 }
 
 fn is_unchanged(known: &Record, name: &[u8]) -> bool {
+    if known.lstat_errno != 0 {
+        // Most of what compilers ask for is absent. Where lstat(2) fails, stat(2), which walks the same way, does too.
+        return known.stat_errno == known.lstat_errno && stat_of(name, false).err() == Some(known.lstat_errno);
+    }
     let (stat_errno, stat) = outcome(stat_of(name, true));
     if known.stat_errno != stat_errno || !same_stat(&known.stat, &stat) {
         return false;
@@ -283,12 +287,15 @@ fn is_unchanged(known: &Record, name: &[u8]) -> bool {
 
 fn same_stat(a: &Stat, b: &Stat) -> bool {
     let identity = |s: &Stat| (s.dev, s.ino, s.mode, s.uid, s.gid);
-    let is_directory = a.mode & libc::S_IFMT == libc::S_IFDIR;
-    identity(a) == identity(b) && (is_directory || (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime))
+    identity(a) == identity(b) && (is_directory(a) || (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime))
 }
 
 fn is_regular(stat: &Stat) -> bool {
     stat.mode & libc::S_IFMT == libc::S_IFREG
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    stat.mode & libc::S_IFMT == libc::S_IFDIR
 }
 
 fn is_link(stat: &Stat) -> bool {
@@ -422,12 +429,22 @@ mod tests {
         std::os::unix::fs::symlink("b", &link).unwrap();
         assert_ne!(id_of(&mut tree, &link), first);
 
-        let directory = id_of(&mut tree, dir.path());
+        tree.reserve(1);
+        let looked_at = tree.path_id(dir.path().join(".").as_os_str().as_bytes());
+        let directory = tree.validate(looked_at);
+        let listed = id_of(&mut tree, dir.path());
+        assert_eq!(id_of(&mut tree, dir.path()), listed, "the same names");
         fs::write(dir.path().join("new"), "").unwrap();
-        assert_eq!(id_of(&mut tree, dir.path()), directory, "a directory's times do not matter");
-        let names = list(dir.path().as_os_str().as_bytes()).unwrap();
-        assert_eq!(names.len(), 4);
-        assert!(names.contains(&(b"l".to_vec(), libc::DT_LNK)));
+        assert_eq!(tree.validate(looked_at), directory, "a directory's times do not matter");
+        let later = id_of(&mut tree, dir.path());
+        assert_ne!(later, listed, "its names do, to who read them");
+        let content = tree.content(later).unwrap();
+        assert_eq!(mpicc_proxy_abi::listing::names(&content).count(), 6);
+        tree.contents.clear();
+        assert_eq!(tree.content(later).unwrap(), content);
+        fs::remove_file(dir.path().join("new")).unwrap();
+        tree.contents.clear();
+        assert!(tree.content(later).is_err());
     }
 
     #[test]
@@ -459,6 +476,29 @@ mod tests {
         fs::remove_file(&b).unwrap();
         std::os::unix::fs::symlink("a", &b).unwrap();
         assert_ne!(id_of(&mut tree, &b), first);
+    }
+
+    #[test]
+    fn what_was_absent_and_appears_is_noticed_in_every_shape() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, target) = (dir.path().join("f"), dir.path().join("t"));
+        let mut tree = HeadTree::default();
+        let absent = id_of(&mut tree, &file);
+        std::os::unix::fs::symlink("t", &file).unwrap();
+        let dangling = id_of(&mut tree, &file);
+        assert_ne!(dangling, absent);
+        let record = Rc::clone(tree.record(dangling).unwrap());
+        assert_eq!((record.stat_errno, record.lstat_errno), (libc::ENOENT, 0));
+        fs::write(&target, "x").unwrap();
+        let whole = id_of(&mut tree, &file);
+        assert_ne!(whole, dangling, "the target of a dangling link appeared");
+        // Another error is another record.
+        let below = id_of(&mut tree, &dir.path().join("d/x"));
+        fs::write(dir.path().join("d"), "").unwrap();
+        let not_a_directory = id_of(&mut tree, &dir.path().join("d/x"));
+        assert_ne!(not_a_directory, below);
+        assert_eq!(tree.record(not_a_directory).unwrap().stat_errno, libc::ENOTDIR);
+        assert_eq!(tree.path_of(not_a_directory), Some(tree.path_id(dir.path().join("d/x").as_os_str().as_bytes())));
     }
 
     #[test]

@@ -6,26 +6,34 @@
 
 mod batch;
 pub mod clients;
+mod environments;
+mod figures;
 pub mod files;
 mod folders;
 pub mod history;
+pub mod listing;
+mod meter;
 pub mod queue;
 mod ranks;
 mod toolchains;
 
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionId, ActionResult, Also, Assignment, Exit, FromRank, Invocation, Record, RecordId, Stats, Stream,
-    ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
+    self, ActionFigures, ActionId, ActionResult, Also, Assignment, ClientCpu, Exit, FromRank, Invocation, Record,
+    RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use batch::Batch;
 use clients::{ClientId, Clients, Token};
+use environments::Environments;
+use figures::Figures;
 use files::HeadTree;
 use history::{History, Running};
+use meter::{Meter, Part};
 use queue::{Command, Event, Queue, Rank};
 use ranks::Ranks;
 use std::collections::BTreeMap;
@@ -69,6 +77,8 @@ struct Action {
     running: Option<Running>,
     /// A part of the result went to the client already.
     streamed: bool,
+    /// Bytes sent to ranks for it.
+    sent_bytes: u64,
 }
 
 struct Dispatcher {
@@ -79,6 +89,9 @@ struct Dispatcher {
     tree: HeadTree,
     history: History,
     toolchains: Toolchains,
+    environments: Environments,
+    meter: Meter,
+    figures: Figures,
     actions: BTreeMap<ActionId, Action>,
     next_action: ActionId,
     stats: Stats,
@@ -119,6 +132,9 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         tree: HeadTree::default(),
         history,
         toolchains: Toolchains::new()?,
+        environments: Environments::default(),
+        meter: Meter::default(),
+        figures: Figures::default(),
         actions: BTreeMap::new(),
         next_action: 1,
         stats: Stats::default(),
@@ -162,7 +178,9 @@ impl Dispatcher {
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
-            let ready = interest.wait(backoff.step(cap))?;
+            self.meter.enter(Part::Wait);
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
+            self.meter.enter(Part::Rest);
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -176,7 +194,13 @@ impl Dispatcher {
     fn handle_ready(&mut self, ready: Ready<Token>) -> Result<()> {
         match ready.token {
             Token::Signal => self.stopping = true,
-            Token::Listener => self.clients.accept(),
+            // Messages are looked for in every turn.
+            Token::Doorbell => {}
+            Token::Listener => {
+                let before = self.meter.enter(Part::Sockets);
+                self.clients.accept();
+                self.meter.enter(before);
+            }
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
                     for action in waiting {
@@ -185,11 +209,13 @@ impl Dispatcher {
                 }
             }
             Token::Client(client) => {
+                let before = self.meter.enter(Part::Sockets);
                 if ready.writable {
                     self.clients.write(client);
                 }
-                if ready.readable {
-                    let (frames, over) = self.clients.read(client);
+                let read = ready.readable.then(|| self.clients.read(client));
+                self.meter.enter(before);
+                if let Some((frames, over)) = read {
                     for frame in frames {
                         self.handle_frame(client, frame)?;
                     }
@@ -217,7 +243,15 @@ impl Dispatcher {
                 let lookup = self.toolchains.lookup(&invocation, action);
                 self.actions.insert(
                     action,
-                    Action { client, invocation, toolchain: 0, epoch: 0, running: None, streamed: false },
+                    Action {
+                        client,
+                        invocation,
+                        toolchain: 0,
+                        epoch: 0,
+                        running: None,
+                        streamed: false,
+                        sent_bytes: 0,
+                    },
                 );
                 self.clients.set_action(client, Some(action));
                 match lookup {
@@ -229,7 +263,7 @@ impl Dispatcher {
                 self.note_local(reason);
                 self.note_client_cpu(client_cpu_us);
             }
-            ToDispatcher::Published { client_cpu_us } => self.note_client_cpu(client_cpu_us),
+            ToDispatcher::Published(cpu) => self.note_client(cpu),
             ToDispatcher::Status => {
                 let stats = Box::new(self.stats());
                 self.clients.send(client, &ToClient::Status(stats), &[]);
@@ -288,16 +322,30 @@ impl Dispatcher {
     }
 
     fn tell(&mut self, rank: Rank, head: &ToRank) -> Result<()> {
-        self.link.send(rank, wire::message(head, &[])?)?;
+        let before = self.meter.enter(Part::Codec);
+        let message = wire::message(head, &[])?;
+        self.meter.enter(before);
+        self.hand_over(rank, message)
+    }
+
+    fn hand_over(&mut self, rank: Rank, message: Vec<u8>) -> Result<()> {
+        let before = self.meter.enter(Part::Mpi);
+        self.link.send(rank, message)?;
+        self.meter.enter(before);
         Ok(())
     }
 
     fn assign(&mut self, action: ActionId, rank: Rank) -> Result<()> {
         let Some(Action { invocation, toolchain, .. }) = self.actions.get(&action) else { return Ok(()) };
-        let (invocation, toolchain) = (invocation.clone(), *toolchain);
-        let (running, predicted) = self.history.begin(&invocation, &mut self.tree);
+        let toolchain = *toolchain;
+        let environment = self.environments.tell(rank, &invocation.environment);
+        let bare = invocation.without_environment();
+        let (running, predicted) = self.history.begin(invocation, &mut self.tree);
+        let sent_before = self.link.bytes().0;
+        self.meter.enter(Part::Validate);
         self.tree.reserve(predicted.len());
         let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
+        self.meter.enter(Part::Rest);
         let mut records = Vec::new();
         let mut contents = Vec::new();
         for id in &valid {
@@ -305,11 +353,22 @@ impl Dispatcher {
         }
         self.send_contents(rank, &contents)?;
         let epoch = self.tree.epoch();
+        let assignment =
+            Assignment { action, epoch, toolchain, invocation: bare, environment, records, valid: Ids::of(valid) };
+        self.tell(rank, &ToRank::Assign(Box::new(assignment)))?;
         if let Some(state) = self.actions.get_mut(&action) {
             state.epoch = epoch;
             state.running = Some(running);
         }
-        self.tell(rank, &ToRank::Assign(Box::new(Assignment { action, epoch, toolchain, invocation, records, valid })))
+        self.charge(action, sent_before);
+        Ok(())
+    }
+
+    /// Books what was sent since `sent_before` to an action.
+    fn charge(&mut self, action: ActionId, sent_before: u64) {
+        if let Some(state) = self.actions.get_mut(&action) {
+            state.sent_bytes += self.link.bytes().0 - sent_before;
+        }
     }
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
@@ -322,8 +381,15 @@ impl Dispatcher {
 
     fn handle_messages(&mut self) -> Result<bool> {
         for handled in 0..MESSAGES_PER_TURN {
-            let Some((rank, message)) = self.link.receive()? else { return Ok(handled > 0) };
+            self.meter.enter(Part::Mpi);
+            let received = self.link.receive()?;
+            self.meter.enter(Part::Codec);
+            let Some((rank, message)) = received else {
+                self.meter.enter(Part::Rest);
+                return Ok(handled > 0);
+            };
             let (head, payload) = wire::take_message(&message)?;
+            self.meter.enter(Part::Rest);
             if self.ranks.heard(rank) {
                 self.handle_message(rank, head, payload)?;
             }
@@ -335,7 +401,12 @@ impl Dispatcher {
         match head {
             FromRank::Hello(_) | FromRank::Heartbeat => Ok(()),
             FromRank::Toolchain { id, verdict } => self.step(Event::ToolchainChecked { rank, toolchain: id, verdict }),
-            FromRank::Ask { action, path, want } => self.answer(rank, action, &path, want),
+            FromRank::Ask { action, path, want } => {
+                let sent_before = self.link.bytes().0;
+                self.answer(rank, action, &path, want)?;
+                self.charge(action, sent_before);
+                Ok(())
+            }
             FromRank::AskBlob { record, epoch, digest } => {
                 if epoch == self.tree.epoch() {
                     self.send_contents(rank, &[record])
@@ -369,25 +440,21 @@ impl Dispatcher {
 
     fn answer(&mut self, rank: Rank, action: ActionId, path: &[u8], want: Want) -> Result<()> {
         self.stats.misses += 1;
-        if want == Want::Listing {
-            let names = files::list(path).unwrap_or_default();
-            return self.tell(rank, &ToRank::Listing { action, path: path.to_vec(), names });
-        }
         let path_id = self.tree.path_id(path);
-        if want == Want::Content {
+        if want != Want::Record {
             self.tree.mark_opened(path_id);
         }
         let running = self.actions.get_mut(&action).and_then(|action| action.running.as_mut());
         let carried = running.map(|running| self.history.asked(running, path_id, &mut self.tree)).unwrap_or_default();
         self.tree.reserve(1 + carried.len());
+        let before = self.meter.enter(Part::Validate);
         let id = self.tree.validate(path_id);
+        let valid: Vec<RecordId> = carried.into_iter().map(|path| self.tree.validate(path)).collect();
+        self.meter.enter(before);
         let epoch = self.tree.epoch();
-        let (mut also, mut ahead) = (Also::default(), Vec::new());
-        for path in carried {
-            let id = self.tree.validate(path);
-            also.records.extend(self.new_record(rank, id, &mut ahead));
-            also.valid.push(id);
-        }
+        let mut ahead = Vec::new();
+        let records = valid.iter().filter_map(|id| self.new_record(rank, *id, &mut ahead)).collect();
+        let also = Also { records, valid };
         let record = self.new_record(rank, id, &mut ahead).map(Box::new);
         self.send_contents(rank, &ahead)?;
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record, also })
@@ -413,14 +480,14 @@ impl Dispatcher {
             match self.tree.content(*id) {
                 Ok(content) => {
                     for message in batch.add(digest, &content)? {
-                        self.link.send(rank, message)?;
+                        self.hand_over(rank, message)?;
                     }
                 }
                 Err(_) => self.tell(rank, &ToRank::BlobGone { digest })?,
             }
         }
         for message in batch.finish()? {
-            self.link.send(rank, message)?;
+            self.hand_over(rank, message)?;
         }
         Ok(())
     }
@@ -428,31 +495,38 @@ impl Dispatcher {
     fn forward(&mut self, action: ActionId, stream: Stream, payload: &[u8]) {
         if let Some(action) = self.actions.get_mut(&action) {
             action.streamed = true;
+            let before = self.meter.enter(Part::Sockets);
             self.clients.send(action.client, &ToClient::Chunk { stream }, payload);
+            self.meter.enter(before);
         }
     }
 
-    fn finish(&mut self, rank: Rank, action: ActionId, result: ActionResult, used: &[RecordId]) {
+    fn finish(&mut self, rank: Rank, action: ActionId, result: ActionResult, used: &Ids) {
         self.stats.actions.remote += 1;
         if result.exit != Exit::Code(0) {
             self.stats.actions.failed += 1;
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(action) = self.actions.remove(&action) else { return };
+        self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: action.sent_bytes });
         if action.epoch == self.tree.epoch()
             && let Some(running) = &action.running
+            && let Some(used) = used.list()
         {
-            let paths: Vec<_> = used.iter().filter_map(|id| self.tree.path_of(*id)).collect();
+            let paths: Vec<_> = used.into_iter().filter_map(|id| self.tree.path_of(id)).collect();
             self.history.learn(running, &paths, &self.tree);
         }
+        let before = self.meter.enter(Part::Sockets);
         self.clients.set_action(action.client, None);
         self.clients.send(action.client, &ToClient::Done(result), &[]);
+        self.meter.enter(before);
     }
 
     fn beat(&mut self) -> Result<()> {
         for rank in self.ranks.silent_for(SILENCE_MAX) {
             eprintln!("mpicc-proxy-rank: rank {rank} gave no sign of life for {} s; it is lost", SILENCE_MAX.as_secs());
             self.ranks.lose(rank);
+            self.link.forget(rank);
             self.step(Event::RankLost { rank })?;
         }
         for rank in self.ranks.alive() {
@@ -477,14 +551,28 @@ impl Dispatcher {
         self.stats.client_cpu_s += us as f64 / 1e6;
     }
 
+    fn note_client(&mut self, cpu: ClientCpu) {
+        let ClientCpu { start_us, parse_us, ask_us, wait_us, publish_us } = cpu;
+        let parts = [start_us, parse_us, ask_us, wait_us, publish_us];
+        for (us, name) in parts.into_iter().zip(["start", "parse", "ask", "wait", "publish"]) {
+            *self.stats.client_cpu_parts_s.entry(name.to_owned()).or_default() += us as f64 / 1e6;
+        }
+        let us = parts.into_iter().fold(0, u64::saturating_add);
+        self.figures.note_client(us);
+        self.note_client_cpu(us);
+    }
+
     fn stats(&self) -> Stats {
         let (bytes_to_workers, bytes_from_workers) = self.link.bytes();
         let ranks = self.ranks.stats();
+        let cpu_us = rusage::own_cpu_us() - self.cpu_at_start_us;
         Stats {
             wall_s: self.started.elapsed().as_secs_f64(),
             compile_cpu_s: ranks.iter().map(|rank| rank.cpu_s).sum(),
             ranks,
-            dispatcher_cpu_s: (rusage::own_cpu_us() - self.cpu_at_start_us) as f64 / 1e6,
+            dispatcher_cpu_s: cpu_us as f64 / 1e6,
+            dispatcher_cpu_parts_s: self.meter.seconds(cpu_us),
+            per_action: self.figures.per_action(),
             bytes_to_workers,
             bytes_from_workers,
             ..self.stats.clone()
@@ -515,6 +603,7 @@ fn dismiss(mut link: Link, ranks: impl IntoIterator<Item = Rank>) {
         }
     }
     let deadline = Instant::now() + PATIENCE;
+    link.ring();
     while link.busy() && Instant::now() < deadline {
         let _ = link.receive();
         std::thread::sleep(Duration::from_millis(1));

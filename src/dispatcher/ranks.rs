@@ -18,9 +18,33 @@ struct RankState {
     lost: bool,
     /// Of which epoch `records` are.
     epoch: u32,
-    records: HashSet<RecordId>,
+    records: RecordSet,
     actions: u64,
     cpu_us: u64,
+}
+
+/// Ids are small numbers given in sequence: a bit each.
+#[derive(Default)]
+struct RecordSet(Vec<u64>);
+
+impl RecordSet {
+    /// `false`: it was there.
+    fn insert(&mut self, id: RecordId) -> bool {
+        let (word, mask) = (id as usize / 64, 1 << (id % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let is_new = self.0[word] & mask == 0;
+        self.0[word] |= mask;
+        is_new
+    }
+}
+
+/// What ends a wait while the ranks assemble.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Signal,
+    Doorbell,
 }
 
 /// All worker ranks of the job.
@@ -64,8 +88,9 @@ impl Ranks {
                 }
             }
             let mut interest = Interest::default();
-            interest.add(signals.as_raw_fd(), false, ());
-            if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+            interest.add(signals.as_raw_fd(), false, Woken::Signal);
+            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, CAP_BUSY)?;
+            if woken.iter().any(|woken| woken.token == Woken::Signal) {
                 return Ok(None);
             }
         }
@@ -81,7 +106,7 @@ impl Ranks {
                 heard: Instant::now(),
                 lost: false,
                 epoch: 0,
-                records: HashSet::new(),
+                records: RecordSet::default(),
                 actions: 0,
                 cpu_us: 0,
             };
@@ -125,7 +150,7 @@ impl Ranks {
         let Some(state) = self.ranks.get_mut(&rank) else { return false };
         if state.epoch != epoch {
             state.epoch = epoch;
-            state.records.clear();
+            state.records = RecordSet::default();
         }
         state.records.insert(id)
     }
@@ -205,6 +230,7 @@ mod tests {
         let mut ranks = Ranks::new(ranks.into_iter().collect());
         let digest = Digest::of(b"x");
         assert!(ranks.needs_record(1, 1, 7) && !ranks.needs_record(1, 1, 7));
+        assert!(ranks.needs_record(1, 1, 8) && ranks.needs_record(1, 1, 64_000) && !ranks.needs_record(1, 1, 7));
         assert!(ranks.needs_record(2, 1, 7), "each rank has its own table");
         assert!(ranks.needs_record(1, 2, 7), "a new epoch starts from nothing");
         assert!(ranks.needs_content(1, digest) && !ranks.needs_content(2, digest), "one host, one store");

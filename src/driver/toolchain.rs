@@ -82,6 +82,12 @@ pub fn stamp(path: &[u8]) -> Stamp {
 pub fn inspect(key: &ToolchainKey) -> Result<Toolchain> {
     let driver = Path::new(OsStr::from_bytes(&key.driver));
     let mut programs = vec![driver.to_path_buf()];
+    // clang starts itself again by the name that /proc/self/exe has.
+    if let Ok(real) = std::fs::canonicalize(driver)
+        && real != driver
+    {
+        programs.push(real);
+    }
     for name in PROGRAMS {
         if let Some(program) = program(key, driver, name)? {
             programs.push(program);

@@ -11,11 +11,12 @@ mod task;
 
 use crate::driver::toolchain::Verifier;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Also, Assignment, Digest, FromRank, RankFacts, Record, RecordId, Stream, ToRank, Toolchain,
-    ToolchainId, Want,
+    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
+    ToRank, Toolchain, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -58,6 +59,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Signal,
+    Doorbell,
     Listener,
     Asker(u64),
     Output(ActionId, bool),
@@ -80,6 +82,8 @@ struct Worker {
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: BTreeMap<ToolchainId, Toolchain>,
+    /// Those that rank 0 put here.
+    environments: [Vec<Bytes>; ENVIRONMENTS_KEPT],
     verifier: Verifier,
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
@@ -115,6 +119,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains: BTreeMap::new(),
+        environments: Default::default(),
         verifier: Verifier::default(),
         tasks: BTreeMap::new(),
         next_task: 1,
@@ -167,8 +172,9 @@ fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
             link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_IDLE))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             break;
         }
     }
@@ -210,8 +216,9 @@ fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
             };
         }
         let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, ());
-        if !interest.wait(backoff.step(CAP_BUSY))?.is_empty() {
+        interest.add(signals.as_raw_fd(), false, Token::Signal);
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
+        if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }
     }
@@ -247,7 +254,7 @@ impl Worker {
             for (action, task) in &self.tasks {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
-            let ready = interest.wait(backoff.step(cap))?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -340,12 +347,6 @@ impl Worker {
             ToRank::Answer { action, epoch, path, id, record, also } => {
                 self.handle_answer(action, epoch, &path, id, record.as_deref(), &also)?;
             }
-            ToRank::Listing { action, path, names } => {
-                if let Some(task) = self.tasks.get_mut(&action) {
-                    let number = task.make_listing(&names).ok();
-                    self.questions.answer(task.number(), &path, |want| want == Want::Listing, number);
-                }
-            }
             ToRank::Blob { digest, at } => self.receive(digest, at, payload)?,
             ToRank::Blobs { digests } => {
                 let mut rest = payload;
@@ -405,7 +406,16 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, assignment: Assignment) -> Result<()> {
+    fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
+        let environment = assignment.environment;
+        let slot =
+            self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
+        // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
+        if let Some(entries) = environment.entries {
+            *slot = entries;
+        }
+        assignment.invocation.environment.clone_from(slot);
+        let valid = assignment.valid.list().context("a malformed set of ids")?;
         let shared = self.enter(assignment.epoch)?;
         let mut epoch = shared.borrow_mut();
         for record in &assignment.records {
@@ -417,7 +427,7 @@ impl Worker {
             return Err(io::Error::from(nix::errno::Errno::ENOSPC).into());
         }
         // Others on this host may evict what nobody uses.
-        for digest in assignment.valid.iter().filter_map(|id| epoch.digests.get(id)) {
+        for digest in valid.iter().filter_map(|id| epoch.digests.get(id)) {
             self.store.has(digest);
         }
         let number = self.next_task;
@@ -433,7 +443,7 @@ impl Worker {
             socket: self.questions.path(),
             library: &self.options.library,
             table_fd: epoch.memory.fd(),
-            valid: &assignment.valid,
+            valid: &valid,
             free_bytes,
         })?;
         self.tasks.insert(assignment.action, task);
@@ -470,16 +480,16 @@ impl Worker {
         let digest = shared.borrow().digests.get(&id).copied();
         match digest {
             Some(digest) if !self.store.has(&digest) => {
-                self.questions.answer(number, path, |want| want == Want::Record, Some(0));
+                self.questions.answer(number, path, |want| want == Want::Record, true);
                 self.await_content(number, path, digest, id, epoch)
             }
             Some(_) => {
                 shared.borrow().memory.content_arrived(id);
-                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                self.questions.answer(number, path, |_| true, true);
                 Ok(())
             }
             None => {
-                self.questions.answer(number, path, |want| want != Want::Listing, Some(0));
+                self.questions.answer(number, path, |_| true, true);
                 Ok(())
             }
         }
@@ -503,12 +513,14 @@ impl Worker {
                 }
             }
         }
-        self.questions.answer_content(digest, here.then_some(0));
+        self.questions.answer_content(digest, here);
     }
 
     fn handle_ready(&mut self, token: Token) -> Result<()> {
         match token {
             Token::Signal => self.stopping = true,
+            // Messages are looked for in every turn.
+            Token::Doorbell => {}
             Token::Listener => self.questions.accept(),
             Token::Asker(asker) => {
                 if let Some(question) = self.questions.read(asker) {
@@ -533,11 +545,11 @@ impl Worker {
 
     fn handle_question(&mut self, question: &Question) -> Result<()> {
         let Some((action, task)) = self.tasks.iter_mut().find(|(_, task)| task.number() == question.task) else {
-            self.questions.answer(question.task, &question.path, |_| true, None);
+            self.questions.answer(question.task, &question.path, |_| true, false);
             return Ok(());
         };
         let (action, epoch_number) = (*action, task.epoch());
-        if question.want == Want::Content
+        if question.want != Want::Record
             && let Some(shared) = self.tables.get(&epoch_number).cloned()
         {
             // A record this task may believe, whose content is merely not here yet.
@@ -551,7 +563,7 @@ impl Worker {
                 drop(epoch);
                 if self.store.find(&digest) {
                     self.content_arrived(digest, true);
-                    self.questions.answer(question.task, &question.path, |want| want != Want::Listing, Some(0));
+                    self.questions.answer(question.task, &question.path, |_| true, true);
                     return Ok(());
                 }
                 task.misses += 1;
@@ -584,7 +596,7 @@ impl Worker {
                 return self.refuse(action, "unreadable-output", format!("{error:#}"), true);
             }
         }
-        self.tell(&FromRank::Done { action, result, used })
+        self.tell(&FromRank::Done { action, result, used: Ids::of(used) })
     }
 
     fn send_chunks(&mut self, action: ActionId, stream: Stream, content: &mut task::Content) -> Result<()> {

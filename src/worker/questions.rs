@@ -102,13 +102,13 @@ impl Questions {
         None
     }
 
-    /// Answers the questions of `task` about `path` that want something `which` accepts: `Some(value)` is "ready".
-    pub fn answer(&mut self, task: u32, path: &[u8], which: impl Fn(Want) -> bool, value: Option<u32>) {
+    /// Answers the questions of `task` about `path` that want something `which` accepts.
+    pub fn answer(&mut self, task: u32, path: &[u8], which: impl Fn(Want) -> bool, ready: bool) {
         let Questions { open, askers, .. } = self;
         open.retain(|one| {
             let meant = one.question.task == task && one.question.path == path && which(one.question.want);
             if meant {
-                reply(askers, one.asker, value);
+                reply(askers, one.asker, ready);
             }
             !meant
         });
@@ -130,13 +130,13 @@ impl Questions {
     }
 
     /// Answers everybody who waited for a content.
-    pub fn answer_content(&mut self, digest: Digest, value: Option<u32>) {
+    pub fn answer_content(&mut self, digest: Digest, ready: bool) {
         self.requested.remove(&digest);
         let Questions { open, askers, .. } = self;
         open.retain(|one| {
             let meant = one.content == Some(digest);
             if meant {
-                reply(askers, one.asker, value);
+                reply(askers, one.asker, ready);
             }
             !meant
         });
@@ -163,11 +163,11 @@ fn decode(datagram: &[u8]) -> Option<Question> {
     Some(Question { task: request.task, want, path: path.to_vec() })
 }
 
-/// A datagram of 8 bytes into an empty buffer does not block; an asker that is gone needs no answer.
-fn reply(askers: &BTreeMap<u64, OwnedFd>, asker: u64, value: Option<u32>) {
-    let status = if value.is_some() { Status::Ready } else { Status::Failed };
-    let answer = Answer { status: status as u32, value: value.unwrap_or(0) };
-    // SAFETY: `Answer` is two u32 without padding.
+/// A datagram of 4 bytes into an empty buffer does not block; an asker that is gone needs no answer.
+fn reply(askers: &BTreeMap<u64, OwnedFd>, asker: u64, ready: bool) {
+    let status = if ready { Status::Ready } else { Status::Failed };
+    let answer = Answer { status: status as u32 };
+    // SAFETY: `Answer` is one u32.
     let bytes = unsafe { std::mem::transmute::<Answer, [u8; size_of::<Answer>()]>(answer) };
     if let Some(fd) = askers.get(&asker) {
         let _ = send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);

@@ -2,17 +2,17 @@
 //! may be believed.
 
 use crate::event::Interest;
-use crate::wire::{ActionResult, Bytes, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
+use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream, Toolchain};
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
 use crate::worker::space::Space;
 use anyhow::{Context, Result};
-use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_REPLACES, WriteState};
+use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteState};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -52,7 +52,6 @@ pub struct Task {
     ended: Option<Ended>,
     stdout: Printed,
     stderr: Printed,
-    listings: u32,
     space: Space,
     pub misses: u64,
     scratch: Scratch,
@@ -158,7 +157,6 @@ impl Task {
             ended: None,
             stdout,
             stderr,
-            listings: 0,
             space: Space::new(start.free_bytes),
             misses: 0,
             scratch,
@@ -211,26 +209,6 @@ impl Task {
         self.ended.is_some() && self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
     }
 
-    /// Makes a folder with these names for opendir; its number.
-    ///
-    /// # Errors
-    /// The scratch is full.
-    pub fn make_listing(&mut self, names: &[(Bytes, u8)]) -> io::Result<u32> {
-        let number = self.listings;
-        self.listings += 1;
-        let folder = self.scratch.item(Item::Listing, number);
-        fs::create_dir(&folder)?;
-        for (name, kind) in names {
-            let path = folder.join(OsStr::from_bytes(name));
-            match *kind {
-                libc::DT_DIR => fs::create_dir(path)?,
-                libc::DT_LNK => std::os::unix::fs::symlink("/", path)?,
-                _ => drop(File::create(path)?),
-            }
-        }
-        Ok(number)
-    }
-
     /// The result, if it may be believed.
     ///
     /// # Errors
@@ -268,10 +246,9 @@ impl Task {
                 WriteState::Gone | WriteState::Reserved => continue,
                 WriteState::Deleted => OutputKind::Deleted,
                 state => {
-                    let item = if state == WriteState::Live { Item::File } else { Item::Directory };
+                    let item = if state == WriteState::Directory { Item::Directory } else { Item::File };
                     let path = self.scratch.item(item, written.scratch.load(Ordering::Acquire));
-                    let replaces = written.flags.load(Ordering::Acquire) & WRITE_REPLACES != 0;
-                    match open_output(&path, replaces) {
+                    match open_output(&path, written.flags.load(Ordering::Acquire)) {
                         Ok((kind, Some(file))) => {
                             let OutputKind::File { bytes, .. } = kind else { continue };
                             let stream = Stream::Output(outputs.len() as u32);
@@ -290,17 +267,29 @@ impl Task {
     }
 }
 
-fn open_output(path: &Path, replaces: bool) -> io::Result<(OutputKind, Option<File>)> {
+fn open_output(path: &Path, flags: u32) -> io::Result<(OutputKind, Option<File>)> {
     let metadata = fs::symlink_metadata(path)?;
     let mode = metadata.mode() & 0o7777;
     if metadata.is_dir() {
         return Ok((OutputKind::Directory { mode }, None));
     }
+    if metadata.is_symlink() {
+        let target = fs::read_link(path)?.into_os_string().into_vec();
+        return Ok((OutputKind::Link { target }, None));
+    }
     // An unreadable output (umask 0777) is read by its owner all the same after a chmod of the scratch copy.
     if mode & 0o400 == 0 {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     }
-    Ok((OutputKind::File { mode, bytes: metadata.len(), replaces }, Some(File::open(path)?)))
+    let times = [(metadata.atime(), metadata.atime_nsec()), (metadata.mtime(), metadata.mtime_nsec())];
+    let kind = OutputKind::File {
+        mode,
+        bytes: metadata.len(),
+        replaces: flags & WRITE_REPLACES != 0,
+        chosen: flags & WRITE_MODE != 0,
+        times: (flags & WRITE_TIMES != 0).then_some(times),
+    };
+    Ok((kind, Some(File::open(path)?)))
 }
 
 fn taint_reason(taint: Taint) -> &'static str {

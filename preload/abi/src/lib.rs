@@ -6,6 +6,7 @@
 
 pub mod driver;
 pub mod env;
+pub mod listing;
 pub mod miss;
 pub mod socket;
 pub mod table;

@@ -12,8 +12,7 @@ pub enum Want {
     Record = 1,
     /// The record, and for a regular file its content in the host's store.
     Content = 2,
-    /// A scratch folder holding the names that the directory has on the head, for `opendir`.
-    /// The folder is the [`crate::task::Scratch::Listing`] of number [`Answer::value`].
+    /// The record, and for a directory its names in the host's store; see [`crate::listing`].
     Listing = 3,
 }
 
@@ -48,6 +47,4 @@ pub enum Status {
 #[repr(C)]
 pub struct Answer {
     pub status: u32,
-    /// For [`Want::Listing`]: the number in the scratch folder's name.
-    pub value: u32,
 }

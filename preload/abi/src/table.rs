@@ -75,7 +75,7 @@ pub struct Entry {
     pub content: AtomicU32,
     pub stat: Stat,
     pub lstat: Stat,
-    /// BLAKE3 of the content (regular files only).
+    /// BLAKE3 of the content: a regular file's bytes, a directory's names ([`crate::listing`]).
     pub digest: [u8; 32],
 }
 

@@ -2,7 +2,7 @@
 //! processes of that compile. Two wide: the rank fills it before the compile starts and sets validity bits while it
 //! runs; the compile's processes count themselves, mark what they used and list what they wrote.
 
-use crate::table::{ENTRIES_MAX, Span};
+use crate::table::{ENTRIES_MAX, Span, hash_path};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,6 +18,9 @@ pub const WRITES_MAX: u32 = 1024;
 pub const PROGRAMS_MAX: usize = 32;
 /// Bytes for the task's own strings and the paths it writes to.
 pub const ARENA_BYTES_MAX: usize = 1 << 20;
+
+/// Words of [`Page::writes_filter`]: with 300 written files one look-up in 14 goes through the list in vain.
+const FILTER_WORDS: usize = 64;
 
 const BITMAP_WORDS: usize = ENTRIES_MAX as usize / 64;
 
@@ -60,6 +63,8 @@ pub enum WriteState {
     Gone = 3,
     /// A directory made here; the scratch directory of that number stands for it.
     Directory = 4,
+    /// A symbolic link made here; the scratch item of that number is a link with the same target.
+    Link = 5,
 }
 
 impl WriteState {
@@ -69,20 +74,24 @@ impl WriteState {
             2 => WriteState::Deleted,
             3 => WriteState::Gone,
             4 => WriteState::Directory,
+            5 => WriteState::Link,
             _ => WriteState::Reserved,
         }
+    }
+
+    /// Is there something of that name?
+    pub fn exists(self) -> bool {
+        matches!(self, WriteState::Live | WriteState::Directory | WriteState::Link)
     }
 }
 
 /// What lies in a task's scratch folder. A name is prefix and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scratch {
-    /// A file the compile wrote.
+    /// A file the compile wrote, or a symbolic link it made.
     File,
     /// A directory the compile made.
     Directory,
-    /// A folder with the names a directory has on the head, for `opendir`.
-    Listing,
 }
 
 impl Scratch {
@@ -91,7 +100,6 @@ impl Scratch {
         match self {
             Scratch::File => b"/w",
             Scratch::Directory => b"/d",
-            Scratch::Listing => b"/l",
         }
     }
 }
@@ -101,6 +109,12 @@ impl Scratch {
 pub const WRITE_REPLACES: u32 = 1;
 /// [`WriteEntry::flags`]: the name exists on the head, so deleting it here deletes it there.
 pub const WRITE_HIDES: u32 = 2;
+/// [`WriteEntry::flags`]: what was written flows into a FIFO of that name on the head.
+pub const WRITE_FIFO: u32 = 4;
+/// [`WriteEntry::flags`]: the compile chose the permissions, by chmod(2) and the like.
+pub const WRITE_MODE: u32 = 8;
+/// [`WriteEntry::flags`]: the compile chose the times, by utimensat(2) and the like.
+pub const WRITE_TIMES: u32 = 16;
 
 /// Resource limits one task can be given.
 pub const LIMITS_MAX: usize = 8;
@@ -122,14 +136,20 @@ pub struct WriteEntry {
     pub flags: AtomicU32,
     /// Number in the scratch file's name.
     pub scratch: AtomicU32,
-    /// Written once, before the state leaves [`WriteState::Reserved`].
+    /// Written once, before the state leaves [`WriteState::Reserved`], as is the hash.
     key: UnsafeCell<Span>,
+    hash: UnsafeCell<u64>,
 }
 
 impl WriteEntry {
     pub fn key(&self) -> Span {
         // SAFETY: entries are handed out only once published; the key does not change after that.
         unsafe { *self.key.get() }
+    }
+
+    fn hash(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { *self.hash.get() }
     }
 
     pub fn state(&self) -> WriteState {
@@ -174,12 +194,16 @@ pub struct Page {
     /// Paths that may be executed: the verified programs of the toolchain.
     pub programs: [Span; PROGRAMS_MAX],
     pub writes_used: AtomicU32,
+    /// Symbolic links and directories made here; while there are none, no key needs to be searched for them.
+    pub ways_made: AtomicU32,
     pub scratch_used: AtomicU32,
     pub arena_used: AtomicU32,
     /// One bit an entry of the table: validated by the head for this task.
     pub valid: [AtomicU64; BITMAP_WORDS],
     /// One bit an entry of the table: looked at by this task.
     pub used: [AtomicU64; BITMAP_WORDS],
+    /// One bit for each hash of a written key: nearly every look-up is about something else.
+    writes_filter: [AtomicU64; FILTER_WORDS],
     pub writes: [WriteEntry; WRITES_MAX as usize],
     arena: UnsafeCell<[u8; ARENA_BYTES_MAX]>,
 }
@@ -268,10 +292,18 @@ impl Page {
 
     /// The newest published entry for `key`, whatever its state.
     pub fn find_write(&self, key: &[u8]) -> Option<&WriteEntry> {
-        self.write_entries()
-            .iter()
-            .rev()
-            .find(|entry| entry.state.load(Ordering::Acquire) != 0 && self.bytes(entry.key()) == key)
+        let hash = hash_path(key);
+        let (word, mask) = self.filter(hash);
+        if word.load(Ordering::Acquire) & mask == 0 {
+            return None;
+        }
+        self.write_entries().iter().rev().find(|entry| {
+            entry.state.load(Ordering::Acquire) != 0 && entry.hash() == hash && self.bytes(entry.key()) == key
+        })
+    }
+
+    fn filter(&self, hash: u64) -> (&AtomicU64, u64) {
+        (&self.writes_filter[hash as usize / 64 % FILTER_WORDS], 1 << (hash % 64))
     }
 
     /// Adds an entry; `None` when the list or the arena is full.
@@ -282,11 +314,17 @@ impl Page {
             return None;
         }
         let entry = &self.writes[index as usize];
+        let hash = hash_path(key);
         // SAFETY: fetch_add gave us this slot alone; readers skip it until the state is stored below.
-        unsafe { *entry.key.get() = span };
+        unsafe {
+            *entry.key.get() = span;
+            *entry.hash.get() = hash;
+        }
         entry.flags.store(flags, Ordering::Relaxed);
         entry.scratch.store(scratch, Ordering::Relaxed);
         entry.state.store(state as u32, Ordering::Release);
+        let (word, mask) = self.filter(hash);
+        word.fetch_or(mask, Ordering::AcqRel);
         Some(entry)
     }
 }

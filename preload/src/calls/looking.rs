@@ -5,12 +5,13 @@ use crate::path;
 use crate::sys::{self, Errno};
 use crate::table::real;
 use crate::vfs::{self, Place};
-use crate::view::{self, Known};
+use crate::view::{self, Known, Stands};
 use core::ffi::{c_char, c_int, c_uint};
+use core::sync::atomic::Ordering;
 use libc::AT_FDCWD;
 use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, Stat};
-use mpicc_proxy_abi::task::{WriteEntry, WriteState};
+use mpicc_proxy_abi::task::{WRITE_FIFO, WriteEntry, WriteState};
 
 /// Who answers stat(2) for a path.
 pub enum Looked {
@@ -19,12 +20,17 @@ pub enum Looked {
     Head(Stat),
 }
 
-pub fn look(key: &path::Key, follow: bool) -> Result<Looked, Errno> {
+pub fn look(key: path::Key, follow: bool) -> Result<Looked, Errno> {
+    let key = if follow { vfs::followed(key)? } else { key };
     match vfs::place(key.bytes(), Want::Record)? {
         Place::Own => Ok(Looked::Own),
         Place::Written(written) => match written.state() {
             WriteState::Live if key.directory => Err(libc::ENOTDIR),
-            WriteState::Live | WriteState::Directory => Ok(Looked::Written(written)),
+            WriteState::Live if written.flags.load(Ordering::Acquire) & WRITE_FIFO != 0 => {
+                let known = view::lookup(key.bytes(), Want::Record).ok_or(libc::EIO)?;
+                Ok(Looked::Head(if follow { known.entry.stat } else { known.entry.lstat }))
+            }
+            state if state.exists() => Ok(Looked::Written(written)),
             _ => Err(libc::ENOENT),
         },
         Place::Head(Known { entry, .. }) => {
@@ -75,7 +81,7 @@ unsafe fn stat_at(
     own: impl FnOnce(*const c_char) -> c_int,
 ) -> c_int {
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(dir, path) }.and_then(|key| look(&key, follow)) {
+    match unsafe { vfs::key(dir, path) }.and_then(|key| look(key, follow)) {
         Ok(Looked::Own) => own(path),
         Ok(Looked::Written(written)) => on_scratch(written, own),
         Ok(Looked::Head(stat)) => {
@@ -174,8 +180,19 @@ unsafe fn finish_fstat(result: c_int, fd: c_int, out: *mut libc::stat) -> c_int 
     if result == 0 {
         // SAFETY: filled by the successful call.
         let out = unsafe { &mut *out };
-        if let Some(entry) = view::entry_of_fd(fd, out.st_dev, out.st_ino) {
-            fill(&entry.stat, out);
+        match view::stands_for(fd, out.st_dev, out.st_ino) {
+            Some(Stands::Head(index)) => {
+                if let Some(entry) = view::entry(index) {
+                    fill(&entry.stat, out);
+                }
+            }
+            // What flows into a FIFO looks like one.
+            Some(Stands::Written(written)) if written.flags.load(Ordering::Acquire) & WRITE_FIFO != 0 => {
+                if let Some(known) = view::lookup(view::page().bytes(written.key()), Want::Record) {
+                    fill(&known.entry.stat, out);
+                }
+            }
+            Some(Stands::Written(_)) | None => {}
         }
     }
     result
@@ -205,7 +222,7 @@ pub unsafe fn statx(
     } else {
         let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
         // SAFETY: as above.
-        unsafe { vfs::key(dir, path) }.and_then(|key| look(&key, follow))
+        unsafe { vfs::key(dir, path) }.and_then(|key| look(key, follow))
     };
     match looked {
         // SAFETY: as above.
@@ -249,20 +266,21 @@ fn fill_statx(stat: &Stat, out: &mut libc::statx) {
 /// `path` is NUL-terminated; `own` asks this host.
 unsafe fn access_at(dir: c_int, path: *const c_char, how: c_int, own: impl FnOnce(*const c_char) -> c_int) -> c_int {
     // SAFETY: promised by the caller.
-    let place = unsafe { vfs::key(dir, path) }.and_then(|key| match vfs::place(key.bytes(), Want::Record)? {
+    let key = unsafe { vfs::key(dir, path) }.and_then(vfs::followed);
+    let place = key.and_then(|key| match vfs::place(key.bytes(), Want::Record)? {
         Place::Head(known) => Ok(Some((known.entry, key.directory))),
-        Place::Written(_) => match look(&key, true)? {
+        Place::Written(written) => {
+            let is_directory = written.state() == WriteState::Directory;
+            look(key, true)?;
             // What this compile made, it may use.
-            Looked::Written(_) => Ok(None),
-            _ => Err(libc::ENOENT),
-        },
+            if how & libc::X_OK == 0 || is_directory { Ok(None) } else { Err(libc::EACCES) }
+        }
         Place::Own => Err(0),
     });
     match place {
         Err(0) => own(path),
         Err(errno) => fail(errno),
-        Ok(None) if how & libc::X_OK == 0 => 0,
-        Ok(None) => fail(libc::EACCES),
+        Ok(None) => 0,
         Ok(Some((entry, _))) if entry.stat_errno != 0 => fail(entry.stat_errno),
         Ok(Some((entry, true))) if entry.stat.mode & libc::S_IFMT != libc::S_IFDIR => fail(libc::ENOTDIR),
         Ok(Some((entry, _))) => {

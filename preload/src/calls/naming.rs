@@ -3,11 +3,11 @@
 use super::{fail, imports};
 use crate::hook::set_errno;
 use crate::path;
-use crate::sys::Errno;
+use crate::sys::{self, Errno};
 use crate::table::real;
 use crate::target::PathText;
 use crate::vfs::{self, Place};
-use crate::view::{self, Known};
+use crate::view::{self, Known, Stands};
 use core::ffi::{c_char, c_int};
 use libc::{AT_FDCWD, size_t, ssize_t};
 use mpicc_proxy_abi::miss::Want;
@@ -32,12 +32,37 @@ unsafe fn link_at(
     own: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
     // SAFETY: promised by the caller.
-    let place = unsafe { vfs::key(dir, path) }.and_then(|key| vfs::place(key.bytes(), Want::Record));
-    let target = match place {
+    let key = match unsafe { vfs::key(dir, path) } {
+        Ok(key) => key,
+        Err(errno) => return fail(errno) as ssize_t,
+    };
+    if let Some(fd) = own_descriptor(key.bytes()) {
+        let mut built = PathText::new();
+        return match path_of_fd(fd, &mut built) {
+            // SAFETY: promised by the caller.
+            Ok(()) => (unsafe { copy_out(built.bytes(), out, size) }) as ssize_t,
+            Err(errno) => fail(errno) as ssize_t,
+        };
+    }
+    let target = match vfs::place(key.bytes(), Want::Record) {
         Ok(Place::Own) => return own(),
-        Ok(Place::Written(written)) => Err(match written.state() {
-            WriteState::Live | WriteState::Directory => libc::EINVAL,
-            _ => libc::ENOENT,
+        Ok(Place::Written(written)) if written.state() == WriteState::Link => {
+            let mut target = PathText::new();
+            let read = vfs::scratch_of(written).and_then(|scratch| {
+                // SAFETY: a NUL-terminated path of ours.
+                target.fill(|room| unsafe { sys::readlink(scratch.as_ptr(), room) })
+            });
+            return match read {
+                // SAFETY: promised by the caller.
+                Ok(()) => (unsafe { copy_out(target.bytes(), out, size) }) as ssize_t,
+                Err(errno) => fail(errno) as ssize_t,
+            };
+        }
+        Ok(Place::Written(written)) => Err(if written.state().exists() { libc::EINVAL } else { libc::ENOENT }),
+        Ok(Place::Head(Known { entry, .. })) if key.directory => Err(match entry.stat_errno {
+            0 if entry.stat.mode & libc::S_IFMT == libc::S_IFDIR => libc::EINVAL,
+            0 => libc::ENOTDIR,
+            errno => errno,
         }),
         Ok(Place::Head(Known { entry, .. })) if entry.lstat_errno != 0 => Err(entry.lstat_errno),
         Ok(Place::Head(Known { entry, .. })) if !vfs::is_link(entry) => Err(libc::EINVAL),
@@ -48,6 +73,34 @@ unsafe fn link_at(
         // SAFETY: promised by the caller.
         Ok(target) => (unsafe { copy_out(target, out, size) }) as ssize_t,
         Err(errno) => fail(errno) as ssize_t,
+    }
+}
+
+/// The descriptor that a path below /proc/self/fd names.
+fn own_descriptor(key: &[u8]) -> Option<c_int> {
+    let digits = key.strip_prefix(b"/proc/self/fd/")?;
+    let text = core::str::from_utf8(digits).ok()?;
+    text.parse().ok().filter(|_| digits[0].is_ascii_digit())
+}
+
+/// The path of what a descriptor stands for, as the kernel of the head would say: without symbolic links.
+fn path_of_fd(fd: c_int, out: &mut PathText) -> Result<(), Errno> {
+    match view::stands(fd).map_err(|_| libc::ENOENT)? {
+        Some(Stands::Head(index)) => {
+            let entry = view::entry(index).filter(|entry| entry.real_errno == 0).ok_or(libc::ENOENT)?;
+            out.push(view::text(entry.real)).ok_or(libc::ENAMETOOLONG)
+        }
+        Some(Stands::Written(written)) => real_of_written(view::page().bytes(written.key()), out),
+        None => {
+            let mut link = PathText::new();
+            link.push(b"/proc/self/fd/").and_then(|()| link.push_number(fd as u32)).ok_or(libc::ENAMETOOLONG)?;
+            // SAFETY: a NUL-terminated path of ours.
+            out.fill(|room| unsafe { sys::readlink(link.as_ptr(), room) })?;
+            match view::is_everywhere(out.bytes()) {
+                true => Ok(()),
+                false => Err(vfs::unsupported(b"the name of a descriptor that stands for nothing of the head's")),
+            }
+        }
     }
 }
 
@@ -89,7 +142,8 @@ pub unsafe fn readlinkat(
 unsafe fn real_path(path: *const c_char, out: *mut c_char, own: impl FnOnce() -> *mut c_char) -> *mut c_char {
     let mut built = PathText::new();
     // SAFETY: promised by the caller.
-    let found = unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| resolve(&key, &mut built));
+    let key = unsafe { vfs::key(AT_FDCWD, path) }.and_then(vfs::followed);
+    let found = key.and_then(|key| resolve(&key, &mut built));
     match found {
         Ok(false) => own(),
         // SAFETY: promised by the caller.
@@ -116,17 +170,27 @@ fn resolve(key: &path::Key, out: &mut PathText) -> Result<bool, Errno> {
         Place::Written(written) => written,
     };
     match written.state() {
-        WriteState::Live | WriteState::Directory => {}
-        _ => return Err(libc::ENOENT),
+        WriteState::Live if key.directory => Err(libc::ENOTDIR),
+        state if state.exists() => real_of_written(key.bytes(), out).map(|()| true),
+        _ => Err(libc::ENOENT),
     }
-    let Place::Head(Known { entry, .. }) = vfs::place(path::parent(key.bytes()), Want::Record)? else {
-        return Err(vfs::unsupported(key.bytes()));
-    };
-    if entry.real_errno != 0 {
-        return Err(entry.real_errno);
+}
+
+/// The real path of what this compile wrote: what is between it and the first folder of the head's was made by it, too.
+fn real_of_written(key: &[u8], out: &mut PathText) -> Result<(), Errno> {
+    let mut folder = path::parent(key);
+    loop {
+        match vfs::place(folder, Want::Record)? {
+            Place::Written(written) if written.state() == WriteState::Directory => folder = path::parent(folder),
+            Place::Head(Known { entry, .. }) if entry.real_errno == 0 => {
+                let real = view::text(entry.real);
+                let real = if real == b"/" { b"" } else { real };
+                let rest = key.get(folder.len()..).filter(|_| folder != b"/").unwrap_or(key);
+                return [real, rest].into_iter().try_for_each(|part| out.push(part)).ok_or(libc::ENAMETOOLONG);
+            }
+            _ => return Err(vfs::unsupported(key)),
+        }
     }
-    let parts = [view::text(entry.real), b"/", path::file_name(key.bytes())];
-    parts.into_iter().try_for_each(|part| out.push(part)).map(|()| true).ok_or(libc::ENAMETOOLONG)
 }
 
 /// Copies a string with its NUL to `out`, or to fresh memory when `out` is NULL.
@@ -179,8 +243,7 @@ pub unsafe fn canonicalize_file_name(real: real::canonicalize_file_name, path: *
 /// # Safety
 /// As getcwd(3).
 unsafe fn working_directory(out: *mut c_char, size: size_t) -> *mut c_char {
-    let page = view::page();
-    let cwd = page.bytes(page.cwd);
+    let cwd = view::working_directory();
     if size != 0 && size <= cwd.len() {
         set_errno(libc::ERANGE);
         return core::ptr::null_mut();

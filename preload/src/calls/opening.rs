@@ -1,25 +1,22 @@
-//! Calls that open: a path becomes a descriptor, a stream or a directory stream.
+//! Calls that open: a path becomes a descriptor or a stream.
 
 use super::{fail, imports};
 use crate::hook::{errno, set_errno};
 use crate::path;
 use crate::sys::{self, Errno};
 use crate::table::real;
-use crate::target::PathText;
-use crate::vfs::{self, Place, Target};
-use crate::view::{self, Known};
+use crate::vfs::{self, Target};
+use crate::view::{self, Stands};
 use core::ffi::{CStr, c_char, c_int};
 use libc::{AT_FDCWD, FILE, mode_t};
-use mpicc_proxy_abi::miss::Want;
-use mpicc_proxy_abi::table::ACCESS_READ;
-use mpicc_proxy_abi::task::{Scratch, Taint};
+use mpicc_proxy_abi::task::Taint;
 
 /// # Safety
 /// As openat(2).
 unsafe fn open_at(dir: c_int, path: *const c_char, flags: c_int) -> Result<Option<Target>, Errno> {
     // SAFETY: promised by the caller.
     let key = unsafe { vfs::key(dir, path) }?;
-    vfs::target(&key, flags)
+    vfs::target(key, flags)
 }
 
 /// Opens what `target` says, or with `own` the path itself.
@@ -30,15 +27,13 @@ fn finish_open(target: Result<Option<Target>, Errno>, mode: mode_t, own: impl Fn
         Ok(Some(target)) => {
             // SAFETY: a NUL-terminated path of ours.
             let open = || unsafe { sys::open(target.path.as_ptr(), target.flags, mode) };
-            let opened = match target.known {
-                Some(known) => view::open_content(known.entry, open),
-                None => open(),
+            let opened = match target.stands {
+                Stands::Head(index) => view::open_content_of(index, open),
+                Stands::Written(_) => open(),
             };
             match opened {
                 Ok(fd) => {
-                    if let Some(known) = target.known {
-                        view::note_fd(fd, known.index);
-                    }
+                    view::note_fd(fd, target.stands);
                     fd
                 }
                 Err(errno) => {
@@ -129,19 +124,17 @@ unsafe fn open_stream(
                 stream if stream.is_null() => Err(errno()),
                 stream => Ok(stream),
             };
-            let opened = match target.known {
-                Some(known) if repeatable => view::open_content(known.entry, open),
+            let opened = match target.stands {
+                Stands::Head(index) if repeatable => view::open_content_of(index, open),
                 _ => open(),
             };
-            match (opened, target.known) {
-                (Ok(stream), known) => {
-                    if let Some(known) = known {
-                        // SAFETY: a stream that was just opened.
-                        view::note_fd(unsafe { imports::fileno(stream) }, known.index);
-                    }
+            match opened {
+                Ok(stream) => {
+                    // SAFETY: a stream that was just opened.
+                    view::note_fd(unsafe { imports::fileno(stream) }, target.stands);
                     stream
                 }
-                (Err(errno), _) => {
+                Err(errno) => {
                     lost(&target);
                     set_errno(errno);
                     core::ptr::null_mut()
@@ -170,73 +163,33 @@ pub unsafe fn freopen(real: real::freopen, path: *const c_char, mode: *const c_c
     unsafe { open_stream(path, mode, false, |path| real(path, mode, stream)) }
 }
 
-/// # Safety
-/// As opendir(3).
-pub unsafe fn opendir(real: real::opendir, path: *const c_char) -> *mut libc::DIR {
-    // SAFETY: as above.
-    let folder = unsafe { vfs::key(AT_FDCWD, path) }.and_then(|key| listing(&key));
-    match folder {
-        // SAFETY: as above.
-        Ok(None) => unsafe { real(path) },
-        // SAFETY: a NUL-terminated path of ours.
-        Ok(Some(folder)) => unsafe { real(folder.as_ptr()) },
-        Err(errno) => {
-            set_errno(errno);
-            core::ptr::null_mut()
-        }
-    }
-}
-
-/// A folder of this host with the names the head's folder has, made by the rank.
-fn listing(key: &path::Key) -> Result<Option<PathText>, Errno> {
-    match vfs::place(key.bytes(), Want::Record)? {
-        Place::Own => Ok(None),
-        Place::Written(_) => Err(vfs::unsupported(key.bytes())),
-        Place::Head(Known { entry, .. }) => {
-            if entry.stat_errno != 0 {
-                return Err(entry.stat_errno);
-            }
-            if entry.stat.mode & libc::S_IFMT != libc::S_IFDIR {
-                return Err(libc::ENOTDIR);
-            }
-            if entry.access & ACCESS_READ == 0 {
-                return Err(libc::EACCES);
-            }
-            // gcc tries the files of such a folder in the order in which the head's file system lists them.
-            if key.bytes().ends_with(b".gch") {
-                return Err(vfs::unsupported(key.bytes()));
-            }
-            let number = view::ask(key.bytes(), Want::Listing).ok_or_else(|| vfs::unsupported(key.bytes()))?;
-            view::scratch_path(Scratch::Listing, number).map(Some).ok_or(libc::ENAMETOOLONG)
-        }
-    }
-}
-
 /// Letters of temporary names, as mkstemp(3) uses them.
 const LETTERS: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 const TEMPLATE: &[u8] = b"XXXXXX";
 /// Names tried before giving up; of 62^6 possible ones.
 const NAMES_TRIED: u32 = 100;
 
+/// Fills in a template until `make` finds the name free. `Ok(None)`: the template is this host's own.
+///
 /// # Safety
-/// `template` is a writable NUL-terminated string; `own` acts on this host.
-unsafe fn make_temporary(template: *mut c_char, suffix: c_int, flags: c_int, own: impl FnOnce() -> c_int) -> c_int {
+/// `template` is a writable NUL-terminated string.
+pub unsafe fn with_temporary_name<T>(
+    template: *mut c_char,
+    suffix: c_int,
+    mut make: impl FnMut(&path::Key) -> Result<T, Errno>,
+) -> Result<Option<T>, Errno> {
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(AT_FDCWD, template) } {
-        Ok(key) if view::is_own(key.bytes()) => return own(),
-        Ok(_) => {}
-        Err(errno) => return fail(errno),
+    if view::is_own(unsafe { vfs::key(AT_FDCWD, template) }?.bytes()) {
+        return Ok(None);
     }
     // SAFETY: promised by the caller.
     let length = unsafe { CStr::from_ptr(template) }.to_bytes().len();
-    let Some(start) = usize::try_from(suffix).ok().and_then(|suffix| length.checked_sub(suffix + TEMPLATE.len()))
-    else {
-        return fail(libc::EINVAL);
-    };
+    let start = usize::try_from(suffix).ok().and_then(|suffix| length.checked_sub(suffix + TEMPLATE.len()));
+    let start = start.ok_or(libc::EINVAL)?;
     // SAFETY: inside the string by the subtraction above.
     let letters = unsafe { core::slice::from_raw_parts_mut(template.add(start).cast::<u8>(), TEMPLATE.len()) };
     if letters != TEMPLATE {
-        return fail(libc::EINVAL);
+        return Err(libc::EINVAL);
     }
     for _ in 0..NAMES_TRIED {
         let mut random = sys::random();
@@ -244,15 +197,22 @@ unsafe fn make_temporary(template: *mut c_char, suffix: c_int, flags: c_int, own
             *letter = LETTERS[(random % LETTERS.len() as u64) as usize];
             random /= LETTERS.len() as u64;
         }
-        let flags = flags | libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         // SAFETY: still NUL-terminated.
-        let target = unsafe { vfs::key(AT_FDCWD, template) }.and_then(|key| vfs::temporary_target(key.bytes(), flags));
-        match target {
+        match unsafe { vfs::key(AT_FDCWD, template) }.and_then(|key| make(&key)) {
             Err(libc::EEXIST) => {}
-            target => return finish_open(target.map(Some), 0o600, || fail(libc::EINVAL)),
+            made => return made.map(Some),
         }
     }
-    fail(libc::EEXIST)
+    Err(libc::EEXIST)
+}
+
+/// # Safety
+/// `template` is a writable NUL-terminated string; `own` acts on this host.
+unsafe fn make_temporary(template: *mut c_char, suffix: c_int, flags: c_int, own: impl FnOnce() -> c_int) -> c_int {
+    let flags = flags | libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    // SAFETY: promised by the caller.
+    let target = unsafe { with_temporary_name(template, suffix, |key| vfs::temporary_target(key.bytes(), flags)) };
+    finish_open(target, 0o600, own)
 }
 
 /// # Safety
