@@ -25,6 +25,8 @@ chattr                                           e2fsprogs
 setpriv                                          util-linux
 valgrind                                         valgrind
 dash                                             dash
+gfortran                                         gfortran
+tclsh                                            tcl
 perl                                             perl
 python3                                          python3
 unshare                                          util-linux

@@ -1,6 +1,6 @@
 """Reads what `mpicc-proxy run --stats FILE` wrote.
 
-stats.py judge STATS OBJECTS LOG    Every object came from a rank, and nothing that compiles ran on the head.
+stats.py judge STATS TUS LOG        So many compiles ran on ranks, and nothing that compiles ran on the head.
 stats.py row STATS                  Figures of a project, as the cells of a table row.
 stats.py get STATS NAME             One number (dotted: actions.remote).
 stats.py misses LOG MEDIAN P90      Of the compiles in a clients' log, no more than that many questions each.
@@ -12,14 +12,14 @@ import sys
 # What belongs on the head by design. Anything else in `local_reasons` is a compile that should have travelled.
 LOCAL_BY_DESIGN = {"link", "query", "preprocess", "dependencies-only", "syntax-only", "no-source", "stdin"}
 
-HEADINGS = ["TUs", "remote", "local", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "misses/TU"]
+HEADINGS = ["TUs", "remote", "misses/TU", "head/TU", "compile/TU", "fraction", "sent/TU", "returned/TU", "local (by reason)"]
 
 
-def judge(stats, objects, log):
+def judge(stats, tus, log):
     complaints = []
     actions = stats["actions"]
-    if objects == 0 or actions["remote"] != objects:
-        complaints.append(f"{actions['remote']} compiles ran on ranks, but there are {objects} objects")
+    if tus == 0 or actions["remote"] != tus:
+        complaints.append(f"{actions['remote']} compiles ran on ranks, expected {tus}")
     if actions["failed"] or stats["retries"]:
         complaints.append(f"{actions['failed']} failed, {stats['retries']} retries")
     for reason, count in stats["local_reasons"].items():
@@ -34,8 +34,8 @@ def judge(stats, objects, log):
     with open(log, errors="surrogateescape") as file:
         lines = file.read().splitlines()
     remote = [line for line in lines if line.startswith("remote")]
-    if len(remote) != objects:
-        complaints.append(f"the clients' log has {len(remote)} remote compiles for {objects} objects")
+    if len(remote) != tus:
+        complaints.append(f"the clients' log has {len(remote)} remote compiles, expected {tus}")
     for line in lines:
         verdict, reason = line.split("\t")[:2]
         if verdict != "remote" and reason not in LOCAL_BY_DESIGN:
@@ -48,16 +48,17 @@ def row(stats):
     per_tu = max(remote, 1)
     head = (stats["dispatcher_cpu_s"] + stats["client_cpu_s"]) / per_tu
     compiled = stats["compile_cpu_s"] / per_tu
+    reasons = sorted(stats["local_reasons"].items(), key=lambda item: -item[1])
     return [
         str(remote + stats["actions"]["hit"]),
         str(remote),
-        str(stats["actions"]["local"]),
+        f"{stats['misses'] / per_tu:.1f}",
         f"{head * 1e3:.2f} ms",
         f"{compiled * 1e3:.0f} ms",
         f"{head / compiled:.2%}" if compiled else "-",
         f"{stats['bytes_to_workers'] / per_tu / 1e3:.0f} kB",
         f"{stats['bytes_from_workers'] / per_tu / 1e3:.0f} kB",
-        f"{stats['misses'] / per_tu:.1f}",
+        f"{stats['actions']['local']}: " + ", ".join(f"{count} {reason}" for reason, count in reasons),
     ]
 
 

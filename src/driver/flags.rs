@@ -279,6 +279,8 @@ pub static ASSEMBLER: &[Row] = &[
     row(Separate, Either, Writes, &["--MD", "-MD"]),
     row(JoinedOrSeparate, Either, Fine, &["-I"]),
     row(Separate, Either, Fine, &["--defsym", "-defsym"]),
+    // How scripts that write assembler ask what it understands.
+    row(Alone, Either, Local(Cause::Query), &["-v", "-V", "-version", "--version", "--help", "--target-help"]),
 ];
 
 /// What may follow `-Xclang`.

@@ -109,6 +109,8 @@ fn other_work() {
         ("gcc -c a.c -print-search-dirs", "query -print-search-dirs"),
         ("gcc -Q --help=target", "query --help=target"),
         ("gcc -v", "query -v"),
+        ("gcc -Wa,-v -c -o /dev/null -x assembler /dev/null", "query -v"),
+        ("gcc -Xassembler --version -c a.c", "query --version"),
         ("clang -mcpu=help -c a.c", "query -mcpu=help"),
         ("gcc", "no-source"),
         ("gcc -c", "no-source"),
