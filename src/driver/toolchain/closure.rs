@@ -319,7 +319,9 @@ fn levels_of(interpreter: &Path) -> Vec<Level> {
     let output =
         Command::new(interpreter).arg("--help").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let list = text.lines().skip_while(|line| !line.contains(HWCAPS)).skip(1).take_while(|line| line.starts_with("  "));
+    // The options, listed before, name the folders as well.
+    let is_heading = |line: &str| !line.starts_with(' ') && line.contains(HWCAPS);
+    let list = text.lines().skip_while(|line| !is_heading(line)).skip(1).take_while(|line| line.starts_with("  "));
     let level = |line: &str| {
         let name = line.split_whitespace().next()?;
         Some(Level { name: name.to_owned(), searched: line.contains("searched") })
