@@ -21,7 +21,7 @@ projects_table() {
     cat <<'TABLE'
 lua      | lua5.4   | gcc clang | 34    | 34   | make  | true | -C src "CC=$cc -std=gnu99" "MYCFLAGS=-g -MMD $warnings" linux
 zlib     | zlib     | gcc clang | 19    | 0    | make  | env CC=$cc "CFLAGS=-g -O2 $warnings" ./configure --static | all
-zstd     | libzstd  | gcc clang | 33    | 32   | make  | true | -C lib V=1 CC=$cc "CFLAGS=-g -O2 $warnings" libzstd.a
+zstd     | libzstd  | gcc clang | 33+1  | 32   | make  | true | -C lib V=1 CC=$cc "CFLAGS=-g -O2 $warnings" libzstd.a
 zstd-cli | libzstd  | gcc       | 43    | 42   | make  | true | -C programs V=1 CC=$cc "CFLAGS=-g -O3 $warnings" zstd
 sqlite   | sqlite3  | gcc clang | 102   | 90   | make  | env CC=$cc "CFLAGS=-g -MMD" ./configure --disable-amalgamation --disable-tcl --disable-shared --disable-readline | libsqlite3.la
 redis    | redis    | gcc clang | 140+2 | 90   | make  | true | V=1 CC=$cc CFLAGS=-MMD MALLOC=libc OPTIMIZATION=-O0 all
