@@ -607,7 +607,7 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
     Case("this processor in a pragma", "gcc -S y.c -O2; gcc -S z.c; clang -S z.c -o c.s", {
         "y.c": '#pragma GCC target("arch=native")\nint f(void){return 1;}',
         "z.c": '__attribute__((target("arch=native,tune=native"))) int f(void){return 1;}',
-    }, "remote uncovered-call"),
+    }, "remote"),
 ])
 
 DIAGNOSTICS = Theme("diagnostics", "Where messages go, in which order, and what if they cannot.", [

@@ -165,7 +165,7 @@ ROWS = [of_options(options, where) for options, where in OPTION_SETS] + [
         everywhere() | only("clang", "march-native")),
     # --- Where the driver looks ---
     Row("-B", "$CC -c $X -Bsub; $CC -c $X -B $TREE/sub/; $CC -c $X -Bnodir", everywhere()),
-    Row("-B with programs", "$CC -c $X -Bbin -fno-integrated-as", only("gcc", "toolchain-unknown") | only("gfortran", "toolchain-unknown"),
+    Row("-B with programs", "$CC -c $X -Bbin -fno-integrated-as", only("gcc", "script-compiler") | only("gfortran", "script-compiler"),
         {"bin/as": '#!/bin/sh\nexec /usr/bin/as "$@"\n'}, "chmod +x bin/as"),
     Row("-specs", "$CC -c $X -specs=s.specs -g", only("gcc") | only("gfortran"), {"s.specs": "*cc1:\n+ -O2\n\n"}),
     Row("-specs that ask for this processor", "$CC -c $X -specs=s.specs", only("gcc", "specs") | only("gfortran", "specs"),

@@ -110,9 +110,11 @@ pub fn is_everywhere(key: &[u8]) -> bool {
     OWN_FILES[..4].contains(&key)
 }
 
-/// Is this path the kernel's, on whichever host it is asked for?
+/// Is this path the kernel's, on whichever host it is asked for? `/dev` itself is a directory like others: clang looks at
+/// the one in which a source lies, be it `/dev/null`.
 pub fn is_kernels(key: &[u8]) -> bool {
-    KERNEL_FOLDERS.iter().any(|folder| path::is_below(key, folder)) && !path::is_below(key, SHARED_MEMORY)
+    let in_folder = KERNEL_FOLDERS.iter().any(|folder| path::is_below(key, folder));
+    in_folder && key != b"/dev" && !path::is_below(key, SHARED_MEMORY)
 }
 
 /// Marks the result as not to be used.

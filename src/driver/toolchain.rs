@@ -98,12 +98,6 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain, Unusable> {
     // Before it is run: a script could do anything.
     closure.add(driver)?;
     let mut programs = vec![driver.to_path_buf()];
-    // clang starts itself again by the name that /proc/self/exe has.
-    if let Ok(real) = std::fs::canonicalize(driver)
-        && real != driver
-    {
-        programs.push(real);
-    }
     for name in PROGRAMS {
         if let Some(program) = program(key, driver, name)?
             && !programs.contains(&program)
