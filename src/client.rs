@@ -195,6 +195,7 @@ impl Client {
         };
         let invocation = self.invocation(prepared).map_err(|error| uncounted("no-working-directory", error))?;
         let umask = invocation.umask;
+        let has_stdin = invocation.stdin.is_some();
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);
         if silent.exists() {
@@ -227,6 +228,9 @@ impl Client {
             return Err(uncounted("reader-gone", io::ErrorKind::BrokenPipe.into()));
         }
         publish(&result.outputs, &received.outputs, umask).map_err(|error| uncounted("cannot-publish", error))?;
+        if has_stdin {
+            stdin::leave_at(result.stdin_read);
+        }
         let _ = io::stdout().lock().write_all(&received.stdout).and_then(|()| io::stdout().flush());
         let _ = io::stderr().write_all(&received.stderr);
         let cpu = ClientCpu { start_us, parse_us, ask_us, wait_us, publish_us: laps.lap_us() };
@@ -295,8 +299,11 @@ impl Client {
             one_line(&cwd.to_string_lossy()),
             one_line(&self.command_line())
         );
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        // Where it would exceed a limit on the size of files (RLIMIT_FSIZE), the line is lost, and not the compile.
+        let _ = signals::without_limit_signal(|| {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            file.and_then(|mut file| file.write_all(line.as_bytes()))
+        });
     }
 }
 

@@ -144,6 +144,18 @@ pub fn closed_at_start() -> impl Iterator<Item = i32> {
 #[unsafe(link_section = ".init_array")]
 static NOTE_START: extern "C" fn() = note_start;
 
+/// Calls `write` so that going beyond RLIMIT_FSIZE is an error, which it is not by default: SIGXFSZ ends the process.
+pub fn without_limit_signal<T>(write: impl FnOnce() -> T) -> T {
+    // SAFETY: the process is our own, and no handler is installed.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let result = write();
+    if before != libc::SIG_ERR {
+        // SAFETY: the disposition it had.
+        unsafe { libc::signal(libc::SIGXFSZ, before) };
+    }
+    result
+}
+
 /// Gives SIGPIPE back the disposition that this process was started with. Rust ignores it in its own programs and sets
 /// it to the default in what they execute, but a build started with it ignored must stay so. Async-signal-safe.
 fn restore_sigpipe() {

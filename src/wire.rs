@@ -180,6 +180,8 @@ pub struct ActionResult {
     pub cpu_us: u64,
     /// Questions the compile had to ask the head.
     pub misses: u64,
+    /// Bytes of the standard input that the compile read, if it had one.
+    pub stdin_read: u64,
 }
 
 /// Client → dispatcher.

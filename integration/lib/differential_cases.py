@@ -137,6 +137,13 @@ SOURCES = Theme("sources", "Which files are compiled, and as what.", [
         (read line; gcc -c -x c - -o f.o) <w.c
         gcc -c -x c - x.c -
     """, where="remote stdin"),
+    Case("from a file that others read on from", """
+        { gcc -c -x c - -o a.o; cat; } <x.c
+        { clang -c -x c - -o b.o; cat; } <x.c
+        { gcc -c -x assembler - -o c.o; cat; } <s.s
+        { gfortran -c -x f95 - -o d.o; cat; } <bad.c
+        { gcc -c -x c - -o e.o -fbogus; cat; } <x.c
+    """),
     Case("below /proc/self/cwd", """
         gcc -c /proc/self/cwd/x.c
         gcc -c x.c -o /proc/self/cwd/q.o
@@ -278,6 +285,10 @@ INCLUDES = Theme("includes", "How a header is found, and what it is when it is f
     Case("process substitution", "gcc -c x.c -include <(echo 'int extra;')", where="stdin"),
     Case("a file that includes itself", "gcc -c y.c; gcc -c z.c 2>&1 | sed 5q",
          {"y.c": '#if __INCLUDE_LEVEL__ < 50\n#include "y.c"\n#endif\n', "z.c": '#include "z.c"\n'}),
+    Case("names of 4095 bytes and more", "gcc -c y.c -MD; clang -c y.c -o 2.o; gcc -c z.c -o 3.o; clang -c z.c -o 4.o", {
+        "y.c": f'#include "{"./" * 2046}h.h"\nint x = H;\n',
+        "z.c": f'#include "{"./" * 2047}h.h"\nint x = H;\n',
+    }),
     Case("800 headers", "gcc -c y.c -MD -H", {
         "y.c": "".join(f'#include "i/{i}.h"\n' for i in range(800)),
         **{f"i/{i}.h": f"int i{i};\n" for i in range(800)},
@@ -604,6 +615,8 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
         gcc -c x.c -Wa,-mtune=generic64
         gcc -S @r
     """, {"r": "-march=native"}, "remote no-source"),
+    Case("that clang does not take for this processor",
+         "clang -S x.c -mcpu=native; clang -S x.c -mcpu=native -march=native", where="march-native"),
     Case("this processor in a pragma", "gcc -S y.c -O2; gcc -S z.c; clang -S z.c -o c.s", {
         "y.c": '#pragma GCC target("arch=native")\nint f(void){return 1;}',
         "z.c": '__attribute__((target("arch=native,tune=native"))) int f(void){return 1;}',
@@ -804,6 +817,13 @@ LIMITS = Theme("limits", "What a process may not do here, it may not do there.",
         gcc -S q.c
         ls -a
     """, {"q.c": "".join(f"int a{i}={i};\n" for i in range(3000))}, excused=(SHELL_PID,)),
+    Case("the size of files, and a list of commands that is as large", """
+        ulimit -c 0
+        ulimit -f 4
+        gcc -c x.c
+        gcc -c w.c -Wall
+        gcc -S bad.c
+    """, prepare=r"printf 'local\tfull\t%04096d\n' 0 >>$MPICC_PROXY_LOG", where="full"),
     Case("memory", """
         ulimit -v 30000
         gcc -c x.cc

@@ -78,6 +78,10 @@ pub unsafe fn literal_key(dir: c_int, path: *const c_char) -> Result<Key, Errno>
     if bytes.is_empty() {
         return Err(libc::ENOENT);
     }
+    // The kernel counts what was written, however short it is without its `./`.
+    if bytes.len() > PATH_BYTES_MAX {
+        return Err(libc::ENAMETOOLONG);
+    }
     let base = if dir == libc::AT_FDCWD || bytes[0] == b'/' { view::working_directory() } else { folder_of_fd(dir)? };
     let key = path::absolute(base, bytes).ok_or(libc::ENAMETOOLONG)?;
     without_links(key, false)

@@ -61,6 +61,10 @@ pub fn spell_out(question: &Question<'_>, argv: &[Bytes], folder: &Path) -> Resu
         words.insert(1, [b"-specs=", file.as_os_str().as_bytes()].concat());
         return Ok(words);
     }
+    // clang does not take it for this processor, and its warning repeats the word.
+    if cfg!(target_arch = "x86_64") && argv.iter().any(|word| word == b"-mcpu=native") {
+        bail!("-mcpu=native means nothing to clang here");
+    }
     let answer = match fs::read(&file) {
         Ok(answer) => answer,
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use mpicc_proxy_abi::task::{Page, Scratch as Item, Taint, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteState};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -52,6 +52,7 @@ pub struct Task {
     memory: TaskMemory,
     running: Running,
     ended: Option<Ended>,
+    stdin: Option<File>,
     stdout: Printed,
     stderr: Printed,
     space: Space,
@@ -161,6 +162,7 @@ impl Task {
             memory,
             running,
             ended: None,
+            stdin,
             stdout,
             stderr,
             space: Space::new(start.free_bytes),
@@ -268,7 +270,14 @@ impl Task {
             };
             outputs.push(Output { path: page.bytes(written.key()).to_vec(), kind });
         }
-        let result = ActionResult { exit: ended.exit, outputs, cpu_us: ended.cpu_us, misses: self.misses };
+        let result = ActionResult {
+            exit: ended.exit,
+            outputs,
+            cpu_us: ended.cpu_us,
+            misses: self.misses,
+            // The compile shares the open file, and with it where it stands.
+            stdin_read: self.stdin.and_then(|mut stdin| stdin.stream_position().ok()).unwrap_or(0),
+        };
         Ok(Finished { result, used, contents })
     }
 }
