@@ -624,6 +624,10 @@ OPTIONS = Theme("options", "One set of options each, on a compile that is clean 
 ])
 
 DIAGNOSTICS = Theme("diagnostics", "Where messages go, in which order, and what if they cannot.", [
+    Case("into a full device", """
+        gcc -S x.c -o - >/dev/full
+        gcc -Wall -S w.c -o - >/dev/full
+    """, where="cannot-print"),
     Case("into stdout", """
         gcc -c w.c -Wall 2>&1
         gcc -c q.c -H -fopt-info=stdout 2>&1
