@@ -203,7 +203,11 @@ fn dispatch(options: &RankOptions) -> Failure {
         Ok(rank) => rank,
         Err(e) => return Failure::new(exit::NO_RANKS, e.to_string()),
     };
-    let error = signals::exec(Command::new(&rank).args(options.to_arguments()));
+    let mut command = Command::new(&rank);
+    command.args(options.to_arguments());
+    // The launcher may have been given the build's environment. A rank asks the compilers themselves.
+    command.env(OsStr::from_bytes(abi::env::SWITCH), "off");
+    let error = signals::exec(&mut command);
     Failure::new(exit::NO_RANKS, format!("cannot execute {}: {error}", rank.display()))
 }
 

@@ -218,6 +218,10 @@ impl Closure {
             .collect();
         for line in output.stdout.split(|b| *b == b'\n') {
             let Some(path) = listed_path(line) else { continue };
+            // Loaded into this process, ours is loaded into its children as well; it is no part of any toolchain.
+            if path.file_name() == Some(OsStr::from_bytes(mpicc_proxy_abi::LIBRARY_NAME)) {
+                continue;
+            }
             if !std::fs::canonicalize(path).is_ok_and(|real| known.contains(&real)) {
                 bail!("{} takes {}, which our search did not find", program.display(), path.display());
             }
