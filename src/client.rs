@@ -351,8 +351,8 @@ fn receive(connection: &mut Connection, silent: &Path) -> io::Result<Answer> {
         let (head, payload) = receive_from_living(connection, silent)?;
         match head {
             ToClient::Heartbeat => {}
-            ToClient::Chunk { stream: Stream::Stdout } => received.stdout.extend(payload),
-            ToClient::Chunk { stream: Stream::Stderr } => received.stderr.extend(payload),
+            ToClient::Chunk { stream: Stream::Stdout } => append(&mut received.stdout, payload),
+            ToClient::Chunk { stream: Stream::Stderr } => append(&mut received.stderr, payload),
             ToClient::Chunk { stream: Stream::Output(index) } => {
                 let index = index as usize;
                 if index >= mpicc_proxy_abi::task::WRITES_MAX as usize {
@@ -361,7 +361,7 @@ fn receive(connection: &mut Connection, silent: &Path) -> io::Result<Answer> {
                 if received.outputs.len() <= index {
                     received.outputs.resize_with(index + 1, Vec::new);
                 }
-                received.outputs[index].extend(payload);
+                append(&mut received.outputs[index], payload);
             }
             ToClient::Restart => received = Received::default(),
             ToClient::Done(result) => {
@@ -373,6 +373,15 @@ fn receive(connection: &mut Connection, silent: &Path) -> io::Result<Answer> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"));
             }
         }
+    }
+}
+
+/// The first part, which is mostly the only one, is not copied.
+fn append(whole: &mut Vec<u8>, part: Vec<u8>) {
+    if whole.is_empty() {
+        *whole = part;
+    } else {
+        whole.extend_from_slice(&part);
     }
 }
 

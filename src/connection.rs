@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 /// stuck must not hold up a build for longer than a slow compile takes.
 pub const SEND_TIMEOUT_S: i64 = 10;
 
-/// Bytes asked of the kernel at once: a Unix socket holds about 200 KiB (net.core.rmem_default), and most objects are
-/// smaller than this.
-const RECEIVE_BYTES: usize = 64 << 10;
+/// Bytes asked of the kernel where it is not known how many will come: a result without its outputs is smaller.
+const RECEIVE_BYTES: usize = 8 << 10;
+
+/// Bytes asked of the kernel at most: a Unix socket holds about 200 KiB (net.core.rmem_default).
+const RECEIVE_BYTES_MAX: usize = 256 << 10;
 
 /// A connection to the dispatcher.
 #[derive(Debug)]
@@ -118,10 +120,12 @@ impl Connection {
         }
     }
 
-    /// Appends what the kernel has, at least one byte.
+    /// Appends what the kernel has, at least one byte; where a large frame has begun, no more than belongs to it.
     fn fill(&mut self) -> io::Result<()> {
         let old = self.received.len();
-        self.received.resize(old + RECEIVE_BYTES, 0);
+        let lacking = wire::lacking(&self.received)?;
+        self.received.reserve_exact(lacking.max(RECEIVE_BYTES));
+        self.received.resize(old + lacking.clamp(RECEIVE_BYTES, RECEIVE_BYTES_MAX), 0);
         let outcome = loop {
             match socket::recv(self.socket.as_raw_fd(), &mut self.received[old..], MsgFlags::empty()) {
                 Err(nix::Error::EINTR) => {}

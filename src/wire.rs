@@ -591,41 +591,74 @@ fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     codec().deserialize(bytes).map_err(|e| invalid(format!("malformed message: {e}")))
 }
 
+/// Bytes before the head of a frame.
+const LENGTHS_BYTES: usize = 8;
+
 /// A frame for a socket.
 ///
 /// # Errors
 /// The head exceeds [`HEAD_BYTES_MAX`] or the payload [`PAYLOAD_BYTES_MAX`].
 pub fn frame<T: Serialize>(head: &T, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let head = encode_head(head)?;
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(invalid(format!("a payload of {} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}", payload.len())));
-    }
-    let mut out = Vec::with_capacity(8 + head.len() + payload.len());
-    out.extend_from_slice(&(head.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&head);
+    let mut out = frame_before(head, payload)?;
     out.extend_from_slice(payload);
     Ok(out)
 }
 
-/// Takes one frame off the front of `buffer`, if a whole one is there.
+/// What comes before the payload in its frame.
 ///
 /// # Errors
-/// The frame announces more than the limits allow, or its head does not decode. The connection must be closed.
-pub fn take_frame<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<(T, Vec<u8>)>> {
-    let Some((lengths, rest)) = buffer.split_first_chunk::<8>() else { return Ok(None) };
-    let [a, b, c, d, e, f, g, h] = *lengths;
+/// As [`frame`].
+pub fn frame_before<T: Serialize>(head: &T, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let head = encode_head(head)?;
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(invalid(format!("a payload of {} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}", payload.len())));
+    }
+    let mut out = Vec::with_capacity(LENGTHS_BYTES + head.len());
+    out.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&head);
+    Ok(out)
+}
+
+/// Of head and payload of the frame at the front of `buffer`.
+fn lengths(buffer: &[u8]) -> io::Result<Option<(usize, usize)>> {
+    let Some([a, b, c, d, e, f, g, h]) = buffer.first_chunk().copied() else { return Ok(None) };
     let head_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
     let payload_bytes = u32::from_le_bytes([e, f, g, h]) as usize;
     if head_bytes > HEAD_BYTES_MAX || payload_bytes > PAYLOAD_BYTES_MAX {
         return Err(invalid(format!("a frame announces {head_bytes} + {payload_bytes} bytes, more than allowed")));
     }
-    if rest.len() < head_bytes + payload_bytes {
+    Ok(Some((head_bytes, payload_bytes)))
+}
+
+/// How many bytes the frame at the front of `buffer` lacks; 0 if it has not even said how long it is.
+///
+/// # Errors
+/// As [`take_frame`].
+pub fn lacking(buffer: &[u8]) -> io::Result<usize> {
+    let whole = |(head_bytes, payload_bytes)| LENGTHS_BYTES + head_bytes + payload_bytes;
+    Ok(lengths(buffer)?.map_or(0, whole).saturating_sub(buffer.len()))
+}
+
+/// Takes one frame off the front of `buffer`, if a whole one is there. One that fills the buffer takes its memory along,
+/// so that a large payload is not copied into more new pages.
+///
+/// # Errors
+/// The frame announces more than the limits allow, or its head does not decode. The connection must be closed.
+pub fn take_frame<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<(T, Vec<u8>)>> {
+    let Some((head_bytes, payload_bytes)) = lengths(buffer)? else { return Ok(None) };
+    let payload_at = LENGTHS_BYTES + head_bytes;
+    let end = payload_at + payload_bytes;
+    if buffer.len() < end {
         return Ok(None);
     }
-    let head = decode_head(&rest[..head_bytes])?;
-    let payload = rest[head_bytes..head_bytes + payload_bytes].to_vec();
-    buffer.drain(..8 + head_bytes + payload_bytes);
+    let head = decode_head(&buffer[LENGTHS_BYTES..payload_at])?;
+    if buffer.len() == end && payload_bytes > 0 {
+        buffer.drain(..payload_at);
+        return Ok(Some((head, std::mem::take(buffer))));
+    }
+    let payload = buffer[payload_at..end].to_vec();
+    buffer.drain(..end);
     Ok(Some((head, payload)))
 }
 
@@ -668,6 +701,8 @@ mod tests {
         for byte in &bytes[..bytes.len() - 1] {
             buffer.push(*byte);
             assert!(take_frame::<ToClient>(&mut buffer).unwrap().is_none());
+            let known = buffer.len() >= LENGTHS_BYTES;
+            assert_eq!(lacking(&buffer).unwrap(), if known { bytes.len() - buffer.len() } else { 0 });
         }
         buffer.push(*bytes.last().unwrap());
         let (head, payload) = take_frame::<ToClient>(&mut buffer).unwrap().unwrap();

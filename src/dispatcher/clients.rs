@@ -10,7 +10,7 @@ use crate::wire::{self, ActionId, ToClient, ToDispatcher};
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -107,9 +107,14 @@ impl Clients {
     /// Sends a frame to the client, without waiting.
     pub fn send(&mut self, id: ClientId, head: &ToClient, payload: &[u8]) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        match wire::frame(head, payload) {
-            Ok(frame) => {
-                client.output.extend_from_slice(&frame);
+        match wire::frame_before(head, payload) {
+            Ok(before) => {
+                // What the kernel takes at once needs no room here. An error shows again when the rest is written.
+                let parts = [IoSlice::new(&before), IoSlice::new(payload)];
+                let at_once = if client.output.is_empty() { client.stream.write_vectored(&parts) } else { Ok(0) };
+                let written = at_once.unwrap_or(0);
+                client.output.extend_from_slice(before.get(written..).unwrap_or_default());
+                client.output.extend_from_slice(&payload[written.saturating_sub(before.len())..]);
                 self.write(id);
             }
             // Nothing of ours exceeds the limits; without its answer the client compiles locally.
@@ -275,5 +280,29 @@ mod tests {
         drop(first);
         assert!(path.exists());
         assert!(Clients::listen(&path).is_ok());
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_at_once_follows() {
+        let (_dir, mut clients, mut stream) = connected();
+        let payload: Vec<u8> = (0..wire::PAYLOAD_BYTES_MAX).map(|at| (at % 251) as u8).collect();
+        let chunk = ToClient::Chunk { stream: wire::Stream::Output(0) };
+        clients.send(1, &chunk, &payload);
+        clients.send(1, &chunk, b"last");
+        assert!(!clients.clients[&1].output.is_empty(), "more than a socket holds");
+        let mut received = Vec::new();
+        let mut next = || {
+            loop {
+                if let Some((_, payload)) = wire::take_frame::<ToClient>(&mut received).unwrap() {
+                    return payload;
+                }
+                let mut bytes = [0; 16 << 10];
+                let count = stream.read(&mut bytes).unwrap();
+                received.extend_from_slice(&bytes[..count]);
+                clients.write(1);
+            }
+        };
+        assert_eq!(next(), payload);
+        assert_eq!(next(), b"last");
     }
 }

@@ -5,7 +5,8 @@
 //! [`HeadTree::validate`] repeats stat(2) (and lstat(2) for a symbolic link) and compares identity, size, mode, owner,
 //! mtime and ctime. A change makes a new version with a new id; the old id is never validated again. Directories
 //! compare without size and times, which change with every object written beside a source and which no compiler looks
-//! at. The folders on the way are looked at once for each action (`folders`), because realpath(3) depends on them.
+//! at. The folders on the way are looked at once for each action (`folders`), because realpath(3) depends on them; a
+//! path that was absent is not looked at itself where its folder tells that no name appeared in it.
 //! A file that was modified less than `RACY` before its content was read may change once more within the same
 //! time stamp, so its content is read again at the next validation.
 //!
@@ -13,7 +14,7 @@
 //! Ids index the ranks' tables, whose size is fixed. When they are used up a new epoch starts: all records are
 //! forgotten and ids begin at 0 again.
 
-use crate::dispatcher::folders::{FolderId, Folders};
+use crate::dispatcher::folders::{FolderId, Folders, Look, RACY};
 use crate::dispatcher::listing;
 use crate::wire::{Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
@@ -37,10 +38,6 @@ impl PathId {
     }
 }
 
-/// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
-/// clock is a little behind.
-const RACY: Duration = Duration::from_secs(2);
-
 /// Contents kept in memory for ranks that ask again, in bytes.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
 
@@ -48,8 +45,8 @@ struct PathState {
     path: Rc<[u8]>,
     record: Option<RecordId>,
     folder: Option<FolderId>,
-    /// Of the folder, when the record was made or last confirmed.
-    folder_version: u64,
+    /// At the folder, before the record was made or last confirmed.
+    look: Look,
     /// A compile opened it: its content will be needed by others.
     opened: bool,
 }
@@ -105,7 +102,13 @@ impl HeadTree {
         let path: Rc<[u8]> = path.into();
         let id = PathId(self.paths.len() as u32);
         let folder = self.folders.of(&path);
-        self.paths.push(PathState { path: Rc::clone(&path), record: None, folder, folder_version: 0, opened: false });
+        self.paths.push(PathState {
+            path: Rc::clone(&path),
+            record: None,
+            folder,
+            look: Look::default(),
+            opened: false,
+        });
         self.path_ids.insert(path, id);
         id
     }
@@ -149,16 +152,21 @@ impl HeadTree {
     pub fn validate(&mut self, path: PathId) -> RecordId {
         let state = &mut self.paths[path.0 as usize];
         let name = Rc::clone(&state.path);
-        let folder_version = state.folder.map_or(0, |folder| self.folders.version(folder));
-        let same_way = std::mem::replace(&mut state.folder_version, folder_version) == folder_version;
+        let look = state.folder.map(|folder| self.folders.look(folder));
+        let before = std::mem::replace(&mut state.look, look.unwrap_or_default());
+        let same_way = before.way == state.look.way;
+        let same_names = look.is_some_and(|look| look.names == before.names);
         if let Some(id) = state.record {
             let known = &self.records[id as usize];
             let has_content = is_regular(&known.record.stat) || is_directory(&known.record.stat);
             let complete = !state.opened || known.record.digest.is_some() || !has_content;
             // The names in a directory are read again each time: nothing else tells for sure that they are the same.
             let is_listing = is_directory(&known.record.stat) && known.record.digest.is_some();
-            if complete && same_way && !known.racy && !is_listing && is_unchanged(&known.record, &name) {
-                return id;
+            if complete && same_way && !known.racy && !is_listing {
+                let still_absent = same_names && is_absent(&known.record);
+                if still_absent || is_unchanged(&known.record, &name) {
+                    return id;
+                }
             }
         }
         let with_content = state.opened;
@@ -264,6 +272,10 @@ fn same_but_id(old: &Record, new: &Record) -> bool {
         (new.stat, new.lstat) = (old.stat, old.lstat);
     }
     new == *old
+}
+
+fn is_absent(known: &Record) -> bool {
+    (known.stat_errno, known.lstat_errno) == (libc::ENOENT, libc::ENOENT)
 }
 
 fn is_unchanged(known: &Record, name: &[u8]) -> bool {
@@ -522,5 +534,62 @@ mod tests {
         assert_eq!(tree.epoch(), 1);
         assert_eq!(id_of(&mut tree, &dir.path().join("c")), 0);
         assert_eq!(tree.epoch(), 2);
+    }
+
+    #[test]
+    fn what_appears_in_a_settled_folder_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["written", "replaced", "other", "linked", "relinked", "parent/child", "elsewhere/child"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in ["other/h.h", "elsewhere/child/h.h"] {
+            fs::write(at(name), "").unwrap();
+        }
+        for (target, name) in [("linked", "link"), ("written", "turned")] {
+            std::os::unix::fs::symlink(target, at(name)).unwrap();
+        }
+        let folders = ["written", "replaced", "link", "turned", "parent/child", "absent", "absent/below"];
+        let files = folders.map(|folder| at(folder).join("h.h"));
+        std::thread::sleep(RACY + Duration::from_millis(100));
+
+        let mut tree = HeadTree::default();
+        let absent = files.each_ref().map(|file| id_of(&mut tree, file));
+        let again = files.each_ref().map(|file| id_of(&mut tree, file));
+        assert_eq!(again, absent);
+
+        fs::write(at("relinked/h.h"), "").unwrap();
+        fs::remove_file(at("turned")).unwrap();
+        std::os::unix::fs::symlink("relinked", at("turned")).unwrap();
+        fs::write(at("written/h.h"), "").unwrap();
+        fs::write(at("linked/h.h"), "").unwrap();
+        fs::rename(at("replaced"), at("away")).unwrap();
+        fs::rename(at("other"), at("replaced")).unwrap();
+        fs::rename(at("parent"), at("gone")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("parent")).unwrap();
+        fs::create_dir_all(at("absent/below")).unwrap();
+        for name in ["absent/h.h", "absent/below/h.h"] {
+            fs::write(at(name), "").unwrap();
+        }
+        for (file, absent) in files.iter().zip(absent) {
+            let found = id_of(&mut tree, file);
+            assert_ne!(found, absent, "{}", file.display());
+            assert_eq!(tree.record(found).unwrap().stat_errno, 0, "{}", file.display());
+        }
+    }
+
+    #[test]
+    fn what_appears_within_the_time_stamp_of_its_folder_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = HeadTree::default();
+        for number in 0..50 {
+            let folder = dir.path().join(number.to_string());
+            fs::create_dir(&folder).unwrap();
+            let file = folder.join("h.h");
+            let absent = id_of(&mut tree, &file);
+            assert_eq!(id_of(&mut tree, &file), absent);
+            fs::write(&file, "").unwrap();
+            assert_ne!(id_of(&mut tree, &file), absent);
+        }
     }
 }

@@ -1,15 +1,40 @@
 //! The folders on the way to the files of the head's tree: does a name still lead where it led? A folder that becomes
 //! a symbolic link, or another folder, changes realpath(3) of everything below, even where the very same files are
-//! still there. Knows no records.
+//! still there. And may a name have appeared in them? Knows no records.
 //!
 //! Each folder is looked at once a round, however many files of it are validated in that round. What a symbolic link
 //! points to is not followed: the folders on *that* way are watched only as far as somebody uses their names.
+//!
+//! # What is absent stays absent
+//! Most of what a compiler asks for is absent: it searches every folder of its search path for every header. A name
+//! that appears in a directory gives it a new mtime and ctime, and nobody can set a ctime back. So a name that was
+//! absent after its directory was looked at is absent at the next look that finds the same directory with the same
+//! times, if these were older than `RACY` at the first one; else a name could have come within the same time stamp.
+//! Where the directory itself is absent, so is all that is in it. Only the file systems of `KEEPS_TIMES` are believed;
+//! what others say of their directories may be older than what they say of a name.
 
+use nix::sys::statfs;
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
+/// clock is a little behind.
+pub const RACY: Duration = Duration::from_secs(2);
+
+/// Local file systems, on which a directory's times tell of every name that is made in it.
+const KEEPS_TIMES: [statfs::FsType; 5] = [
+    statfs::EXT4_SUPER_MAGIC,
+    statfs::XFS_SUPER_MAGIC,
+    statfs::BTRFS_SUPER_MAGIC,
+    statfs::TMPFS_MAGIC,
+    statfs::OVERLAYFS_SUPER_MAGIC,
+];
 
 /// Index of a folder.
 pub type FolderId = u32;
@@ -17,13 +42,34 @@ pub type FolderId = u32;
 /// Device, inode and kind, from lstat(2). `None`: nothing there.
 type Identity = Option<(u64, u64, u32)>;
 
+/// What the names in a folder depend on, links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    /// There is no folder.
+    Nowhere,
+    /// Device, inode, mtime and ctime of a directory whose times will tell of a change.
+    Of(u64, u64, [i64; 4]),
+    Unknown,
+}
+
+/// What a folder looks like in a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Another number after a name on the way to here, or its own, led elsewhere.
+    pub way: u64,
+    /// Another number unless it is certain that no name appeared in it.
+    pub names: u64,
+}
+
 struct Folder {
     path: Rc<[u8]>,
     parent: Option<FolderId>,
     identity: Identity,
-    /// Counts the changes on the whole way to here.
-    version: u64,
-    parent_version: u64,
+    parent_way: u64,
+    names: Names,
+    /// Will the directory tell when its names change?
+    is_believed: bool,
+    look: Look,
     looked_in: u64,
 }
 
@@ -33,12 +79,16 @@ pub struct Folders {
     ids: HashMap<Rc<[u8]>, FolderId>,
     folders: Vec<Folder>,
     round: u64,
+    /// Time stamps older than this are of the past.
+    settled: Duration,
 }
 
 impl Folders {
     /// From now on every folder is looked at again.
     pub fn begin_round(&mut self) {
         self.round += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.settled = now.saturating_sub(RACY);
     }
 
     /// The folder that `path`, which is absolute, lies in; `None` for what lies in `/`, which nobody replaces.
@@ -55,35 +105,68 @@ impl Folders {
             path: Rc::clone(&name),
             parent,
             identity: None,
-            version: 0,
-            parent_version: 0,
+            parent_way: 0,
+            names: Names::Unknown,
+            is_believed: false,
+            look: Look::default(),
             looked_in: 0,
         });
         self.ids.insert(name, id);
         Some(id)
     }
 
-    /// A number that is another one after a name on the way to here, or its own, led elsewhere.
-    pub fn version(&mut self, id: FolderId) -> u64 {
+    /// The folder as it is in this round.
+    pub fn look(&mut self, id: FolderId) -> Look {
         let folder = &self.folders[id as usize];
         if folder.looked_in == self.round {
-            return folder.version;
+            return folder.look;
         }
-        let parent_version = folder.parent.map_or(0, |parent| self.version(parent));
+        let parent_way = folder.parent.map_or(0, |parent| self.look(parent).way);
+        let settled = self.settled;
         let folder = &mut self.folders[id as usize];
-        let identity = identity_of(&folder.path);
-        if identity != folder.identity || parent_version != folder.parent_version {
-            folder.version += 1;
-            (folder.identity, folder.parent_version) = (identity, parent_version);
+        let found = std::fs::symlink_metadata(OsStr::from_bytes(&folder.path));
+        let identity = found.as_ref().ok().map(|found| (found.dev(), found.ino(), found.mode() & libc::S_IFMT));
+        if identity != folder.identity || parent_way != folder.parent_way {
+            folder.look.way += 1;
+            (folder.identity, folder.parent_way) = (identity, parent_way);
+        }
+        let names = names_in(&folder.path, found, settled);
+        let is_same = names == folder.names;
+        if !is_same {
+            (folder.names, folder.is_believed) = (names, is_believed(&folder.path, names));
+        }
+        if !is_same || !folder.is_believed {
+            folder.look.names += 1;
         }
         folder.looked_in = self.round;
-        folder.version
+        folder.look
     }
 }
 
-fn identity_of(path: &[u8]) -> Identity {
-    let found = std::fs::symlink_metadata(OsStr::from_bytes(path)).ok()?;
-    Some((found.dev(), found.ino(), found.mode() & libc::S_IFMT))
+/// `found`: what lstat(2) says of the folder.
+fn names_in(path: &[u8], found: io::Result<Metadata>, settled: Duration) -> Names {
+    let found = match found {
+        Ok(link) if link.is_symlink() => std::fs::metadata(OsStr::from_bytes(path)),
+        other => other,
+    };
+    match found {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Names::Nowhere,
+        Ok(folder) if folder.is_dir() => {
+            let newest = (folder.mtime(), folder.mtime_nsec()).max((folder.ctime(), folder.ctime_nsec()));
+            let is_past = newest < (settled.as_secs() as i64, i64::from(settled.subsec_nanos()));
+            let times = [folder.mtime(), folder.mtime_nsec(), folder.ctime(), folder.ctime_nsec()];
+            if is_past { Names::Of(folder.dev(), folder.ino(), times) } else { Names::Unknown }
+        }
+        _ => Names::Unknown,
+    }
+}
+
+fn is_believed(path: &[u8], names: Names) -> bool {
+    match names {
+        Names::Nowhere => true,
+        Names::Of(..) => statfs::statfs(path).is_ok_and(|found| KEEPS_TIMES.contains(&found.filesystem_type())),
+        Names::Unknown => false,
+    }
 }
 
 #[cfg(test)]
@@ -100,23 +183,58 @@ mod tests {
         folders.begin_round();
         let b = folders.of(a.join("b/file").as_os_str().as_bytes()).unwrap();
         assert_eq!(folders.of(a.join("b/other").as_os_str().as_bytes()), Some(b));
-        let first = folders.version(b);
+        let first = folders.look(b).way;
         fs::write(a.join("b/file"), "").unwrap();
         folders.begin_round();
-        assert_eq!(folders.version(b), first, "what lies in it does not matter");
+        assert_eq!(folders.look(b).way, first, "what lies in it does not matter");
 
         fs::rename(&a, &elsewhere).unwrap();
         std::os::unix::fs::symlink("elsewhere", &a).unwrap();
-        assert_eq!(folders.version(b), first, "once a round");
+        assert_eq!(folders.look(b).way, first, "once a round");
         folders.begin_round();
-        let second = folders.version(b);
+        let second = folders.look(b).way;
         assert_ne!(second, first);
         folders.begin_round();
-        assert_eq!(folders.version(b), second);
+        assert_eq!(folders.look(b).way, second);
 
         fs::remove_dir_all(&elsewhere).unwrap();
         folders.begin_round();
-        assert_ne!(folders.version(b), second, "it leads nowhere");
+        assert_ne!(folders.look(b).way, second, "it leads nowhere");
         assert_eq!(folders.of(b"/x"), None);
+    }
+
+    #[test]
+    fn a_settled_folder_tells_when_names_appear() {
+        let dir = tempfile::tempdir().unwrap();
+        let (d, link, absent) = (dir.path().join("d"), dir.path().join("l"), dir.path().join("a"));
+        fs::create_dir(&d).unwrap();
+        std::os::unix::fs::symlink("d", &link).unwrap();
+        let mut folders = Folders::default();
+        let ids = [&d, &link, &absent].map(|path| folders.of(path.join("h.h").as_os_str().as_bytes()).unwrap());
+        let mut next = || {
+            folders.begin_round();
+            ids.map(|id| folders.look(id).names)
+        };
+        let (first, second) = (next(), next());
+        assert!(first[0] != second[0] && first[1] != second[1], "its time stamp may yet serve for another name");
+        assert_eq!(first[2], second[2], "nothing is in what is not there");
+        std::thread::sleep(RACY + Duration::from_millis(100));
+        let settled = next();
+        assert_eq!(next(), settled);
+        fs::write(d.join("h.h"), "").unwrap();
+        fs::create_dir(&absent).unwrap();
+        let later = next();
+        assert!((0..3).all(|at| later[at] != settled[at]), "{settled:?} {later:?}");
+    }
+
+    #[test]
+    fn a_file_system_that_may_not_tell_is_not_believed() {
+        let mut folders = Folders::default();
+        let id = folders.of(b"/proc/sys/kernel/absent").unwrap();
+        let mut next = || {
+            folders.begin_round();
+            folders.look(id).names
+        };
+        assert_ne!(next(), next());
     }
 }
