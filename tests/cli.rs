@@ -313,7 +313,7 @@ fn status_and_stop() {
     let text = place.output(&[&["status"], &at[..]].concat());
     assert!(text.status.success(), "{}", stderr(&text));
     assert!(stdout(&text).starts_with("up 1000.0 s: 34 compiles on 4 ranks, 3 local (link 2, query 1)\n"));
-    assert_eq!(stdout(&text).lines().count(), 8);
+    assert_eq!(stdout(&text).lines().count(), 11);
 
     let json = output(place.command(&["status", "--json"]).env("MPICC_PROXY_SOCKET", &socket));
     let object: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
