@@ -232,10 +232,10 @@ impl Client {
             stdin::leave_at(result.stdin_read);
         }
         let print = || {
-            let printed = File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&received.stdout);
+            File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&received.stdout)?;
             // A compiler whose messages go nowhere does not fail for that.
             let _ = io::stderr().write_all(&received.stderr);
-            printed
+            Ok(())
         };
         signals::without_limit_signal(print).map_err(|error| uncounted("cannot-print", error))?;
         let cpu = ClientCpu { start_us, parse_us, ask_us, wait_us, publish_us: laps.lap_us() };
