@@ -25,7 +25,6 @@ chattr                                           e2fsprogs
 setpriv                                          util-linux
 valgrind                                         valgrind
 dash                                             dash
-gfortran                                         gfortran
 tclsh                                            tcl
 perl                                             perl
 python3                                          python3
