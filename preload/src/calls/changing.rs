@@ -18,6 +18,15 @@ use mpicc_proxy_abi::miss::Want;
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, Entry};
 use mpicc_proxy_abi::task::{WRITE_FIFO, WRITE_HIDES, WRITE_MODE, WRITE_REPLACES, WRITE_TIMES, WriteEntry, WriteState};
 
+/// What a call returns that was done here (`Ok(true)`), or that `own` does to this host (`Ok(false)`).
+fn done_or(done: Result<bool, Errno>, own: impl FnOnce() -> c_int) -> c_int {
+    match done {
+        Ok(true) => 0,
+        Ok(false) => own(),
+        Err(errno) => fail(errno),
+    }
+}
+
 /// Removes a name: what this compile made goes, what the head has is noted as deleted.
 fn remove_name(key: &path::Key) -> Result<bool, Errno> {
     match vfs::place(key.bytes(), Want::Record)? {
@@ -53,11 +62,8 @@ fn state_without(written: &WriteEntry) -> WriteState {
 /// As unlinkat(2); `own` acts on this host.
 unsafe fn unlink_at(dir: c_int, path: *const c_char, own: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(dir, path) }.and_then(|key| remove_name(&key)) {
-        Ok(true) => 0,
-        Ok(false) => own(),
-        Err(errno) => fail(errno),
-    }
+    let done = unsafe { vfs::key(dir, path) }.and_then(|key| remove_name(&key));
+    done_or(done, own)
 }
 
 /// # Safety
@@ -109,11 +115,7 @@ unsafe fn rename_at(
 ) -> c_int {
     // SAFETY: promised by the caller.
     let keys = unsafe { vfs::key(from_dir, from).and_then(|from| Ok((from, vfs::key(to_dir, to)?))) };
-    match keys.and_then(|(from, to)| rename_name(&from, &to)) {
-        Ok(true) => 0,
-        Ok(false) => own(),
-        Err(errno) => fail(errno),
-    }
+    done_or(keys.and_then(|(from, to)| rename_name(&from, &to)), own)
 }
 
 /// Only a file this compile wrote can be renamed; compilers rename their temporary output over the final one.
@@ -186,12 +188,8 @@ pub unsafe fn remove(real: real::remove, path: *const c_char) -> c_int {
         Err(libc::EISDIR) => remove_directory(&key),
         removed => removed,
     });
-    match removed {
-        Ok(true) => 0,
-        // SAFETY: as above.
-        Ok(false) => unsafe { real(path) },
-        Err(errno) => fail(errno),
-    }
+    // SAFETY: as above.
+    done_or(removed, || unsafe { real(path) })
 }
 
 /// Removes a directory in which nothing is left.
@@ -228,11 +226,8 @@ fn remove_directory(key: &path::Key) -> Result<bool, Errno> {
 /// As unlinkat(2) of a directory; `own` acts on this host.
 unsafe fn remove_folder(dir: c_int, path: *const c_char, own: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(dir, path) }.and_then(|key| remove_directory(&key)) {
-        Ok(true) => 0,
-        Ok(false) => own(),
-        Err(errno) => fail(errno),
-    }
+    let done = unsafe { vfs::key(dir, path) }.and_then(|key| remove_directory(&key));
+    done_or(done, own)
 }
 
 /// # Safety
@@ -276,11 +271,8 @@ fn make_directory(key: &path::Key, mode: mode_t) -> Result<bool, Errno> {
 /// As mkdirat(2); `own` acts on this host.
 unsafe fn mkdir_at(dir: c_int, path: *const c_char, mode: mode_t, own: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(dir, path) }.and_then(|key| make_directory(&key, mode)) {
-        Ok(true) => 0,
-        Ok(false) => own(),
-        Err(errno) => fail(errno),
-    }
+    let done = unsafe { vfs::key(dir, path) }.and_then(|key| make_directory(&key, mode));
+    done_or(done, own)
 }
 
 /// # Safety
@@ -321,11 +313,8 @@ unsafe fn link_at(target: *const c_char, dir: c_int, path: *const c_char, own: i
         make_new(&key, WriteState::Link, |scratch| unsafe { sys::symlink(target, scratch.as_ptr()) })
     };
     // SAFETY: promised by the caller.
-    match unsafe { vfs::key(dir, path) }.and_then(make) {
-        Ok(true) => 0,
-        Ok(false) => own(),
-        Err(errno) => fail(errno),
-    }
+    let done = unsafe { vfs::key(dir, path) }.and_then(make);
+    done_or(done, own)
 }
 
 /// # Safety
