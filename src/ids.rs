@@ -1,6 +1,6 @@
-//! A set of record ids as it travels: sorted, each as the distance from the one before, seven bits a byte (LEB128).
-//! An action of C++ names a thousand records; most distances fit one byte.
+//! A set of record ids as it travels: an action of C++ names a thousand records, most of them neighbours.
 
+use crate::sets;
 use crate::wire::RecordId;
 use serde::{Deserialize, Serialize};
 
@@ -12,41 +12,12 @@ impl Ids {
     pub fn of(mut ids: Vec<RecordId>) -> Ids {
         ids.sort_unstable();
         ids.dedup();
-        let mut bytes = Vec::with_capacity(ids.len() + ids.len() / 4);
-        let mut before = 0;
-        for id in ids {
-            let mut distance = id - before;
-            before = id;
-            while distance >= 0x80 {
-                bytes.push(distance as u8 | 0x80);
-                distance >>= 7;
-            }
-            bytes.push(distance as u8);
-        }
-        Ids(bytes)
+        Ids(sets::encode(&ids))
     }
 
     /// The ids in ascending order. `None`: the bytes do not come from [`Ids::of`].
     pub fn list(&self) -> Option<Vec<RecordId>> {
-        let mut ids = Vec::with_capacity(self.0.len());
-        let mut before: RecordId = 0;
-        let mut bytes = self.0.iter();
-        while let Some(first) = bytes.next() {
-            let mut distance = u64::from(first & 0x7f);
-            let mut last = *first;
-            let mut shift = 7;
-            while last & 0x80 != 0 {
-                last = *bytes.next()?;
-                distance |= u64::from(last & 0x7f) << shift;
-                shift += 7;
-                if shift > 35 {
-                    return None;
-                }
-            }
-            before = before.checked_add(RecordId::try_from(distance).ok()?)?;
-            ids.push(before);
-        }
-        Some(ids)
+        sets::decode(&self.0)
     }
 }
 

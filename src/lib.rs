@@ -29,6 +29,7 @@ pub mod publish;
 pub mod ranks;
 pub mod rusage;
 pub mod session;
+pub mod sets;
 pub mod signals;
 pub mod size;
 pub mod status;

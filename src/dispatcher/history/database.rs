@@ -13,8 +13,8 @@
 //! that others may refer to were deleted, and tells them to look again.
 
 use super::predict::{Knowledge, Name, OriginNames, is_worth_it};
-use super::sets;
 use super::subject::ActionKey;
+use crate::sets;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};

@@ -1,13 +1,12 @@
 //! Which paths a compile will ask about, learned from what compiles asked about before: the same action's last run, its
 //! siblings', and what siblings that run right now have asked. `predict` knows how to guess, `subject` whose sibling an
-//! action is, `database` keeps it all over sessions, `sets` keeps it small.
+//! action is, `database` keeps it all over sessions, [`crate::sets`] keeps it small.
 //!
 //! A wrong prediction costs time, never correctness: what is predicted is validated like anything else, and what is
 //! missing is asked for.
 
 mod database;
 mod predict;
-mod sets;
 mod subject;
 
 use crate::dispatcher::files::{HeadTree, PathId};

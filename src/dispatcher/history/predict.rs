@@ -13,8 +13,8 @@
 //! on both sides included. So what one sibling in 64 used is predicted. Contents cost more (to be read, hashed and sent,
 //! some 30 µs for a header), but only once per host: they go ahead if one sibling in 16 needed them.
 
-use super::sets;
 use super::subject::{self, ActionKey, LEVELS, Origin, SAME_DIRECTORY, SAME_DRIVER, SAME_FOLDER, Scope, Subject};
+use crate::sets;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
