@@ -2,9 +2,10 @@
 //! after all. Knows nothing of command lines.
 
 use crate::wire::Stdin;
+use memfd::{Memfd, MemfdOptions};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, FromRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 /// Larger sources run here: they travel in one message.
@@ -70,13 +71,7 @@ pub fn file_with(stdin: &Stdin) -> io::Result<File> {
 }
 
 fn memory_file() -> io::Result<File> {
-    // SAFETY: a static string; the result is checked.
-    let fd = unsafe { libc::memfd_create(c"stdin".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor of ours.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    MemfdOptions::default().close_on_exec(true).create("stdin").map(Memfd::into_file).map_err(io::Error::other)
 }
 
 #[cfg(test)]
