@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use store::Store;
-use task::{Finished, Task};
+use task::{Finished, Refusal, Task};
 use toolchain::{Answer, Toolchains};
 
 /// Time between two heartbeats to rank 0.
@@ -227,6 +227,15 @@ fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
     }
 }
 
+impl From<anyhow::Error> for Refusal {
+    /// Another host may do better.
+    fn from(error: anyhow::Error) -> Refusal {
+        let is_full = error.root_cause().downcast_ref().is_some_and(store::is_full);
+        let reason = if is_full { "store-full" } else { "rank-trouble" };
+        Refusal { reason, detail: format!("{error:#}"), retry: true }
+    }
+}
+
 impl Worker {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
@@ -343,15 +352,8 @@ impl Worker {
             }
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
-                let toolchain = self.toolchains.get(assignment.toolchain);
-                if toolchain.is_some_and(|toolchain| toolchain.lacks_locale(&assignment.invocation)) {
-                    let detail = "the head's locale archive is not this host's".to_owned();
-                    return self.refuse(action, "locale-archive", detail, true);
-                }
-                if let Err(error) = self.begin(*assignment) {
-                    let is_full = error.root_cause().downcast_ref().is_some_and(store::is_full);
-                    let reason = if is_full { "store-full" } else { "rank-trouble" };
-                    self.refuse(action, reason, format!("{error:#}"), true)?;
+                if let Err(refusal) = self.begin(*assignment) {
+                    self.refuse(action, refusal.reason, refusal.detail, refusal.retry)?;
                 }
             }
             ToRank::Cancel { action } => {
@@ -429,11 +431,11 @@ impl Worker {
         Ok(())
     }
 
-    fn begin(&mut self, mut assignment: Assignment) -> Result<()> {
+    fn begin(&mut self, mut assignment: Assignment) -> Result<(), Refusal> {
         let environment = assignment.environment;
         let slot =
             self.environments.get_mut(usize::from(environment.slot)).context("an environment beyond all slots")?;
-        // Kept whatever becomes of this action: rank 0 believes it to be here from now on.
+        // Kept whatever becomes of this action, as the records are: rank 0 believes them to be here from now on.
         if let Some(entries) = environment.entries {
             *slot = entries;
         }
@@ -447,7 +449,7 @@ impl Worker {
         let free_bytes = self.store.home().free_bytes();
         if free_bytes < space::FREE_BYTES_MIN {
             // Rank 0 hears of it with the next heartbeat at the latest.
-            return Err(io::Error::from(nix::errno::Errno::ENOSPC).into());
+            return Err(anyhow::Error::from(io::Error::from(nix::errno::Errno::ENOSPC)).into());
         }
         // Others on this host may evict what nobody uses.
         for digest in valid.iter().filter_map(|id| epoch.digests.get(id)) {
@@ -456,6 +458,10 @@ impl Worker {
         let number = self.next_task;
         self.next_task = self.next_task.wrapping_add(1).max(1);
         let toolchain = self.toolchains.get(assignment.toolchain).context("an action came before its toolchain")?;
+        if toolchain.lacks_locale(&assignment.invocation.environment) {
+            let detail = "the head's locale archive is not this host's".to_owned();
+            return Err(Refusal { reason: "locale-archive", detail, retry: true });
+        }
         let task = Task::start(&task::Start {
             number,
             epoch: assignment.epoch,

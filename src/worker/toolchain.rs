@@ -16,7 +16,7 @@ use crate::driver::toolchain::behind::PRELOADED;
 use crate::driver::toolchain::closure::MACHINE;
 use crate::driver::toolchain::{Stamp, stamp};
 use crate::environment::{self, value_of};
-use crate::wire::{Bytes, Digest, Invocation, SameFile, ShippedFile, Toolchain, ToolchainId, Unfit, Variable};
+use crate::wire::{Bytes, Digest, SameFile, ShippedFile, Toolchain, ToolchainId, Unfit, Variable};
 use crate::worker::home::Home;
 use crate::worker::store::Store;
 use anyhow::{Context, Result, bail};
@@ -73,20 +73,20 @@ impl Usable {
         self.toolchain.behind.variables.iter().map(|variable| (variable.name.clone(), value(variable))).collect()
     }
 
-    /// Does the invocation use a locale that only the head's archive has, as far as we know?
-    pub fn lacks_locale(&self, invocation: &Invocation) -> bool {
-        self.behind_is_shipped && self.toolchain.behind.has_archive && uses_locale(invocation)
+    /// Does this environment ask for a locale that only the head's archive has, as far as we know?
+    pub fn lacks_locale(&self, environment: &[Bytes]) -> bool {
+        self.behind_is_shipped && self.toolchain.behind.has_archive && uses_locale(environment)
     }
 }
 
-fn uses_locale(invocation: &Invocation) -> bool {
+fn uses_locale(entries: &[Bytes]) -> bool {
     let is_locale = |entry: &Bytes| entry.starts_with(b"LC_") || environment::is_named(entry, b"LANG");
     let value = |entry: &Bytes| entry.splitn(2, |b| *b == b'=').nth(1).map(<[u8]>::to_vec).unwrap_or_default();
-    let all = invocation.environment.iter().find_map(|entry| value_of(entry, b"LC_ALL")).filter(|v| !v.is_empty());
+    let all = entries.iter().find_map(|entry| value_of(entry, b"LC_ALL")).filter(|v| !v.is_empty());
     let is_plain = |value: &[u8]| matches!(value, b"" | b"C" | b"POSIX");
     match all {
         Some(value) => !is_plain(value),
-        None => invocation.environment.iter().filter(|entry| is_locale(entry)).any(|entry| !is_plain(&value(entry))),
+        None => entries.iter().filter(|entry| is_locale(entry)).any(|entry| !is_plain(&value(entry))),
     }
 }
 
@@ -433,18 +433,8 @@ mod tests {
         assert_eq!(fs::read(OsStr::from_bytes(&variables[0].1)).unwrap(), b"zone");
         assert_eq!(variables[1], (b"X".to_vec(), b"localtime".to_vec()));
 
-        let with = |environment: &[&str]| Invocation {
-            driver: vec![],
-            argv: vec![],
-            environment: environment.iter().map(|entry| entry.as_bytes().to_vec()).collect(),
-            cwd: vec![],
-            umask: 0,
-            terminals: 0,
-            window: None,
-            merged_output: false,
-            limits: vec![],
-            stdin: None,
-            viewpoint: Default::default(),
+        let with = |environment: &[&str]| -> Vec<Bytes> {
+            environment.iter().map(|entry| entry.as_bytes().to_vec()).collect()
         };
         for (environment, expected) in [
             (&["LANG=C"][..], false),
