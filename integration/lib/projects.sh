@@ -25,7 +25,7 @@ zlib     | zlib     | gcc clang | 19    | 0    | make  | env CC=$cc "CFLAGS=-g -
 zstd     | libzstd  | gcc clang | 33    | 32   | make  | true | -C lib V=1 CC=$cc "CFLAGS=-g -O2 $warnings" libzstd.a
 zstd-cli | libzstd  | gcc       | 43    | 42   | make  | true | -C programs V=1 CC=$cc "CFLAGS=-g -O3 $warnings" zstd
 sqlite   | sqlite3  | gcc clang | 102   | 90   | make  | env CC=$cc "CFLAGS=-g -MMD" ./configure --disable-amalgamation --disable-tcl --disable-shared --disable-readline | libsqlite3.la
-redis    | redis    | gcc clang | 140   | 90   | make  | true | V=1 CC=$cc CFLAGS=-MMD MALLOC=libc OPTIMIZATION=-O0 all
+redis    | redis    | gcc clang | 140   | 90   | make  | true | V=1 CC=$cc MALLOC=libc OPTIMIZATION=-O0 all
 curl     | curl     | gcc clang | 207   | 0    | make  | env CC=$cc "CFLAGS=-g $warnings" ./configure --without-ssl --disable-shared --without-libpsl --without-zstd --without-brotli | V=1
 openssl  | openssl  | gcc clang | 1056  | 1024 | make  | env CC=$cc ./Configure --debug linux-x86_64 no-shared no-tests | build_sw
 fmt      | fmtlib   | gcc clang | 2     | 2    | cmake | -DFMT_TEST=OFF -DFMT_DOC=OFF |
