@@ -160,6 +160,10 @@ impl Doorbell {
         }
     }
 
+    pub fn address_of(&self, peer: i32) -> Option<&Address> {
+        self.peers.get(peer as usize)?.address.as_ref()
+    }
+
     /// A peer that is gone: its silence is no reason to look for its messages.
     pub fn forget(&mut self, peer: i32) {
         if let Some(peer) = self.peers.get_mut(peer as usize) {

@@ -9,6 +9,7 @@
 //! the real driver under the preload library, which shows it the head's file tree → outputs, diagnostics and status
 //! travel back → the client publishes the outputs and exits with the compiler's status.
 
+pub mod batch;
 pub mod cli;
 pub mod client;
 pub mod connection;

@@ -63,6 +63,8 @@ pub struct Link {
     has_more: bool,
     /// When MPI was last asked for messages.
     asked_at: Instant,
+    /// The owner awaits a message that may need us to make progress.
+    expects: bool,
     /// Nothing can have arrived: whatever ended the last wait, it was no ring.
     is_quiet: bool,
     bytes_sent: u64,
@@ -94,6 +96,7 @@ impl Link {
             has_sent: false,
             has_more: false,
             asked_at: Instant::now(),
+            expects: false,
             is_quiet: false,
             bytes_sent: 0,
             bytes_received: 0,
@@ -142,6 +145,12 @@ impl Link {
         Ok(())
     }
 
+    /// Does the owner await something from a rank it may have no connection to yet? MPI makes one only while both
+    /// ranks look for messages.
+    pub fn expect(&mut self, expects: bool) {
+        self.expects = expects;
+    }
+
     /// Rings whoever was sent something, then waits as [`Interest::wait`] for the owner's descriptors and the own bell,
     /// which is reported as `bell`. `cap` bounds the time-out where the doorbell cannot be relied on.
     ///
@@ -165,7 +174,7 @@ impl Link {
             Duration::ZERO
         } else if self.bell.expects() {
             backoff.step(cap.min(CAP_URGENT))
-        } else if self.busy() || !self.bell.is_trusted() {
+        } else if self.expects || self.busy() || !self.bell.is_trusted() {
             backoff.step(cap)
         } else {
             backoff.step_rung()
@@ -185,6 +194,18 @@ impl Link {
     /// Rings whoever was sent something; for an owner that does not wait by [`Link::wait`].
     pub fn ring(&mut self) {
         self.bell.ring();
+    }
+
+    /// How `rank` is rung, as it told us; empty if it did not.
+    pub fn bell_of(&self, rank: i32) -> Vec<u8> {
+        self.bell.address_of(rank).map(Address::encode).unwrap_or_default()
+    }
+
+    /// Takes what another rank knows by [`Link::bell_of`] of `rank`, which has not spoken to us yet.
+    pub fn introduce(&mut self, rank: i32, bell: &[u8]) {
+        if let Some(address) = Address::decode(bell) {
+            self.bell.introduce(rank, address);
+        }
     }
 
     /// A rank that is gone.

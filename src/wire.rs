@@ -29,6 +29,11 @@ pub const HEAD_BYTES_MAX: usize = 32 << 20;
 /// Largest payload: one chunk of a file. Small enough that short messages keep flowing between chunks.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of messages in flight to a rank, of whatever kind, above which no more contents follow: what a small message
+/// may have to wait behind. Counted by rank, because messages to a dead one stay in flight for good. Four payloads keep
+/// a link of 1 GB/s busy between two turns of the loop.
+pub const IN_FLIGHT_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX;
+
 /// A byte string: argument, path or environment entry. Never text.
 pub type Bytes = Vec<u8>;
 
@@ -437,9 +442,20 @@ pub enum ToRank {
     Blobs {
         digests: Vec<Digest>,
     },
-    /// The content of that record is no longer what its digest says.
+    /// Not to be had here: on rank 0 the file is no longer what its digest says, another rank does not have it.
     BlobGone {
         digest: Digest,
+    },
+    /// These contents are, or soon will be, on the host of rank `from`, which brings them when asked by
+    /// [`ToRank::Bring`]. `bell`: how that rank is rung ([`crate::doorbell`]).
+    Fetch {
+        from: i32,
+        bell: Bytes,
+        contents: Vec<Digest>,
+    },
+    /// From one worker rank to another: send me these, by [`ToRank::Blobs`], [`ToRank::Blob`] or [`ToRank::BlobGone`].
+    Bring {
+        contents: Vec<Digest>,
     },
     Heartbeat,
     Stop,

@@ -4,7 +4,6 @@
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
 
-mod batch;
 pub mod clients;
 mod environments;
 mod figures;
@@ -18,6 +17,7 @@ mod ranks;
 mod shipments;
 mod toolchains;
 
+use crate::batch::Batch;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
 use crate::ids::Ids;
 use crate::link::Link;
@@ -28,7 +28,6 @@ use crate::wire::{
     Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
-use batch::Batch;
 use clients::{ClientId, Clients, Token};
 use environments::Environments;
 use figures::Figures;
@@ -36,7 +35,7 @@ use files::HeadTree;
 use history::{History, Running};
 use meter::{Meter, Part};
 use queue::{Command, Event, Queue, Rank};
-use ranks::Ranks;
+use ranks::{Ranks, Source};
 use shipments::Shipments;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -81,6 +80,13 @@ struct Action {
     streamed: bool,
     /// Bytes sent to ranks for it.
     sent_bytes: u64,
+}
+
+/// Contents that a host lacks.
+#[derive(Default)]
+struct Lacking {
+    to_send: Vec<RecordId>,
+    to_fetch: BTreeMap<Rank, Vec<Digest>>,
 }
 
 struct Dispatcher {
@@ -354,11 +360,11 @@ impl Dispatcher {
         let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
         self.meter.enter(Part::Rest);
         let mut records = Vec::new();
-        let mut contents = Vec::new();
+        let mut lacking = Lacking::default();
         for id in &valid {
-            records.extend(self.new_record(rank, *id, &mut contents));
+            records.extend(self.new_record(rank, *id, &mut lacking));
         }
-        self.send_contents(rank, &contents)?;
+        self.provide(rank, lacking)?;
         let epoch = self.tree.epoch();
         let assignment =
             Assignment { action, epoch, toolchain, invocation: bare, environment, records, valid: Ids::of(valid) };
@@ -460,24 +466,38 @@ impl Dispatcher {
         let valid: Vec<RecordId> = carried.into_iter().map(|path| self.tree.validate(path)).collect();
         self.meter.enter(before);
         let epoch = self.tree.epoch();
-        let mut ahead = Vec::new();
-        let records = valid.iter().filter_map(|id| self.new_record(rank, *id, &mut ahead)).collect();
+        let mut lacking = Lacking::default();
+        let records = valid.iter().filter_map(|id| self.new_record(rank, *id, &mut lacking)).collect();
         let also = Also { records, valid };
-        let record = self.new_record(rank, id, &mut ahead).map(Box::new);
-        self.send_contents(rank, &ahead)?;
+        let record = self.new_record(rank, id, &mut lacking).map(Box::new);
+        self.provide(rank, lacking)?;
         self.tell(rank, &ToRank::Answer { action, epoch, path: path.to_vec(), id, record, also })
     }
 
-    /// A record for a rank that does not have it yet; `contents` gets it too if its host lacks the content.
-    fn new_record(&mut self, rank: Rank, id: RecordId, contents: &mut Vec<RecordId>) -> Option<Record> {
+    /// A record for a rank that does not have it yet; `lacking` gets it too if its host lacks the content.
+    fn new_record(&mut self, rank: Rank, id: RecordId, lacking: &mut Lacking) -> Option<Record> {
         if !self.ranks.needs_record(rank, self.tree.epoch(), id) {
             return None;
         }
         let record = (**self.tree.record(id)?).clone();
-        if record.digest.is_some_and(|digest| self.ranks.needs_content(rank, digest)) {
-            contents.push(id);
+        if let Some(digest) = record.digest {
+            match self.ranks.source_of(rank, digest) {
+                Some(Source::Head) => lacking.to_send.push(id),
+                Some(Source::Peer(peer)) => lacking.to_fetch.entry(peer).or_default().push(digest),
+                None => {}
+            }
         }
         Some(record)
+    }
+
+    /// Sends what a rank's host lacks, or says who has it.
+    fn provide(&mut self, rank: Rank, lacking: Lacking) -> Result<()> {
+        self.send_contents(rank, &lacking.to_send)?;
+        for (from, contents) in lacking.to_fetch {
+            let bell = self.link.bell_of(from);
+            self.tell(rank, &ToRank::Fetch { from, bell, contents })?;
+        }
+        Ok(())
     }
 
     fn settle_toolchain(&mut self, rank: Rank, id: ToolchainId, verdict: Result<(), Unfit>) -> Result<()> {
@@ -504,7 +524,7 @@ impl Dispatcher {
         let mut any = false;
         loop {
             let link = &self.link;
-            let has_room = |rank| link.in_flight_bytes(rank) < shipments::IN_FLIGHT_BYTES_MAX;
+            let has_room = |rank| link.in_flight_bytes(rank) < wire::IN_FLIGHT_BYTES_MAX;
             let parts = self.shipments.next_parts(has_room);
             if parts.is_empty() {
                 return Ok(any);

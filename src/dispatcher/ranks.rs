@@ -6,7 +6,7 @@ use crate::event::{Backoff, CAP_BUSY, Interest};
 use crate::link::Link;
 use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId, ToRank};
 use anyhow::{Result, bail};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -47,11 +47,23 @@ enum Woken {
     Doorbell,
 }
 
+/// Where a host gets a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From rank 0.
+    Head,
+    /// From a rank of another host that was told of it before.
+    Peer(Rank),
+}
+
+/// Contents below this many bytes are sent by rank 0: to say where they are would take as much.
+const FETCHED_BYTES_MIN: u64 = 1024;
+
 /// All worker ranks of the job.
 pub struct Ranks {
     ranks: BTreeMap<Rank, RankState>,
-    /// Contents sent to a host; its ranks share them.
-    contents: HashMap<String, HashSet<Digest>>,
+    /// By content, for each host that has it or will, the rank that gets it there, in the order they were told.
+    contents: HashMap<Digest, Vec<Rank>>,
 }
 
 impl Ranks {
@@ -160,10 +172,23 @@ impl Ranks {
         state.records.insert(id)
     }
 
-    /// Was this content never sent to the rank's host? The answer assumes that it is sent now.
-    pub fn needs_content(&mut self, rank: Rank, digest: Digest) -> bool {
-        let Some(state) = self.ranks.get(&rank) else { return false };
-        self.contents.entry(state.facts.host.clone()).or_default().insert(digest)
+    /// Where the rank's host gets this content, if it was never told of it; the answer assumes that it is told now.
+    ///
+    /// The hosts of a content form a binary tree in the order they were told: rank 0 sends it to the first, and each
+    /// brings it to two others at most.
+    pub fn source_of(&mut self, rank: Rank, digest: Digest) -> Option<Source> {
+        let state = self.ranks.get(&rank)?;
+        let holders = self.contents.entry(digest).or_default();
+        if holders.iter().any(|holder| self.ranks.get(holder).is_some_and(|other| other.facts.host == state.facts.host)) {
+            return None;
+        }
+        let parent = holders.len().checked_sub(1).and_then(|last| holders.get(last / 2)).copied();
+        holders.push(rank);
+        let is_alive = |rank: &Rank| self.ranks.get(rank).is_some_and(|state| !state.lost);
+        Some(match parent.filter(is_alive) {
+            Some(parent) if digest.bytes >= FETCHED_BYTES_MIN => Source::Peer(parent),
+            _ => Source::Head,
+        })
     }
 
     pub fn note_finished(&mut self, rank: Rank, cpu_us: u64) {
@@ -233,13 +258,32 @@ mod tests {
     fn what_was_sent_is_not_sent_again() {
         let ranks = [(1, facts("a", &[0], None)), (2, facts("a", &[0], None)), (3, facts("b", &[0], None))];
         let mut ranks = Ranks::new(ranks.into_iter().collect());
-        let digest = Digest::of(b"x");
         assert!(ranks.needs_record(1, 1, 7) && !ranks.needs_record(1, 1, 7));
         assert!(ranks.needs_record(1, 1, 8) && ranks.needs_record(1, 1, 64_000) && !ranks.needs_record(1, 1, 7));
         assert!(ranks.needs_record(2, 1, 7), "each rank has its own table");
         assert!(ranks.needs_record(1, 2, 7), "a new epoch starts from nothing");
-        assert!(ranks.needs_content(1, digest) && !ranks.needs_content(2, digest), "one host, one store");
-        assert!(ranks.needs_content(3, digest));
+        let digest = Digest::of(b"x");
+        assert_eq!(ranks.source_of(1, digest), Some(Source::Head));
+        assert_eq!(ranks.source_of(2, digest), None, "one host, one store");
+        assert_eq!(ranks.source_of(3, digest), Some(Source::Head), "too small to be fetched");
+    }
+
+    #[test]
+    fn hosts_bring_each_other_what_is_large() {
+        let hosts = ["a", "b", "c", "d", "e", "f", "g"].map(|host| facts(host, &[0], None));
+        let mut ranks = Ranks::new((1..).zip(hosts).collect());
+        let digest = Digest::of(&[7; FETCHED_BYTES_MIN as usize]);
+        let sources: Vec<_> = (1..=7).map(|rank| ranks.source_of(rank, digest)).collect();
+        let expected = [0, 1, 1, 2, 2, 3, 3].map(|rank| match rank {
+            0 => Source::Head,
+            rank => Source::Peer(rank),
+        });
+        assert_eq!(sources, expected.map(Some));
+        assert_eq!(ranks.source_of(4, digest), None);
+        let other = Digest::of(&[8; FETCHED_BYTES_MIN as usize]);
+        assert_eq!(ranks.source_of(5, other), Some(Source::Head));
+        ranks.lose(5);
+        assert_eq!(ranks.source_of(6, other), Some(Source::Head), "a lost rank brings nothing");
     }
 
     #[test]

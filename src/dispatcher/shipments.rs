@@ -12,10 +12,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
-/// Bytes of messages in flight to a rank, of whatever kind, above which no chunk follows: what a small message may have
-/// to wait behind. Counted by rank, because messages to a dead one stay in flight for good. Four chunks keep a link of 1 GB/s busy between two turns of the loop.
-pub const IN_FLIGHT_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX;
-
 /// Times the same rank may lack something of a toolchain after it was sent: files change on the head, stores get full.
 const TRIES_MAX: u32 = 3;
 

@@ -3,6 +3,7 @@
 
 mod home;
 mod memory;
+mod peers;
 mod questions;
 mod run;
 mod space;
@@ -10,6 +11,7 @@ mod store;
 mod task;
 mod toolchain;
 
+use crate::batch::Batch;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
 use crate::ids::Ids;
 use crate::link::Link;
@@ -22,6 +24,7 @@ use anyhow::{Context, Result, bail};
 use home::Home;
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
+use peers::{Needing, Peers};
 use questions::{Question, Questions};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -80,6 +83,7 @@ struct Worker {
     session: String,
     options: Options,
     questions: Questions,
+    peers: Peers,
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: Toolchains,
@@ -117,6 +121,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         session,
         options,
         questions,
+        peers: Peers::default(),
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains,
@@ -253,6 +258,9 @@ impl Worker {
                 look_at = Instant::now() + LOOK_AT_SPACE;
                 self.look_at_space();
             }
+            if self.peers.is_busy() && self.mind_peers()? {
+                backoff.reset();
+            }
             let cap = if self.questions.any_open() || self.link.busy() {
                 CAP_URGENT
             } else if self.tasks.is_empty() {
@@ -266,6 +274,7 @@ impl Worker {
             for (action, task) in &self.tasks {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
+            self.link.expect(self.peers.is_busy());
             let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
@@ -331,12 +340,86 @@ impl Worker {
 
     fn handle_messages(&mut self) -> Result<bool> {
         for handled in 0..MESSAGES_PER_TURN {
-            let Some((_, message)) = self.link.receive()? else { return Ok(handled > 0) };
-            self.heard = Instant::now();
+            let Some((from, message)) = self.link.receive()? else { return Ok(handled > 0) };
             let (head, payload) = wire::take_message(&message)?;
-            self.handle_message(head, payload)?;
+            if from == 0 {
+                self.heard = Instant::now();
+                self.handle_message(head, payload)?;
+            } else {
+                self.handle_peer(from, head, payload)?;
+            }
         }
         Ok(true)
+    }
+
+    /// Other ranks bring contents and want some, and nothing else.
+    fn handle_peer(&mut self, from: i32, head: ToRank, payload: &[u8]) -> Result<()> {
+        let now = Instant::now();
+        self.peers.hear(from, now);
+        match head {
+            ToRank::Bring { contents } => {
+                for digest in contents {
+                    let is_here = self.store.find(&digest);
+                    self.peers.owe(from, digest, is_here, now);
+                }
+                Ok(())
+            }
+            ToRank::Blob { .. } | ToRank::Blobs { .. } => self.handle_message(head, payload),
+            ToRank::BlobGone { digest } => match self.peers.gone(&digest) {
+                Some(needing) => self.ask_content(digest, needing),
+                None => Ok(()),
+            },
+            other => bail!("rank {from} sent {other:?}"),
+        }
+    }
+
+    /// Sends peers what they wait for, as far as the fabric has room, and gives up what does not come. `true`:
+    /// something was done.
+    fn mind_peers(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        let mut any = false;
+        for (digest, needing) in self.peers.overdue(now) {
+            any = true;
+            self.ask_content(digest, needing)?;
+        }
+        for (to, digest) in self.peers.hopeless(now) {
+            any = true;
+            // Another rank of this host may have brought it; if not, it cannot be read.
+            self.peers.owe(to, digest, true, now);
+        }
+        let mut batches: BTreeMap<i32, Batch> = BTreeMap::new();
+        loop {
+            let link = &self.link;
+            let batched = |to: i32| batches.get(&to).map_or(0, Batch::bytes);
+            let has_room = |to| link.in_flight_bytes(to) + batched(to) < wire::IN_FLIGHT_BYTES_MAX;
+            let Some((to, digest)) = self.peers.next_to_send(has_room) else { break };
+            any = true;
+            match self.store.read(&digest) {
+                Ok(content) => {
+                    for message in batches.entry(to).or_default().add(digest, &content)? {
+                        self.link.send(to, message)?;
+                    }
+                }
+                Err(_) => self.link.send(to, wire::message(&ToRank::BlobGone { digest }, &[])?)?,
+            }
+        }
+        for (to, mut batch) in batches {
+            for message in batch.finish()? {
+                self.link.send(to, message)?;
+            }
+        }
+        Ok(any)
+    }
+
+    fn fetch(&mut self, from: i32, bell: &[u8], mut contents: Vec<Digest>) -> Result<()> {
+        contents.retain(|digest| !self.store.has(digest));
+        if contents.is_empty() {
+            return Ok(());
+        }
+        self.peers.fetch(from, &contents, Instant::now());
+        self.link.introduce(from, bell);
+        self.link.send(from, wire::message(&ToRank::Bring { contents }, &[])?)?;
+        Ok(())
     }
 
     fn handle_message(&mut self, head: ToRank, payload: &[u8]) -> Result<()> {
@@ -375,6 +458,8 @@ impl Worker {
                 }
             }
             ToRank::BlobGone { digest } => self.content_arrived(digest, false),
+            ToRank::Fetch { from, bell, contents } => self.fetch(from, &bell, contents)?,
+            ToRank::Bring { .. } => bail!("rank 0 wants contents"),
             ToRank::Stop => self.stopping = true,
         }
         Ok(())
@@ -510,7 +595,7 @@ impl Worker {
         match digest {
             Some(digest) if !self.store.has(&digest) => {
                 self.questions.answer(number, path, |want| want == Want::Record, true);
-                self.await_content(number, path, digest, id, epoch)
+                self.await_content(number, path, digest, (id, epoch)).map(drop)
             }
             Some(_) => {
                 shared.borrow().memory.content_arrived(id);
@@ -524,17 +609,25 @@ impl Worker {
         }
     }
 
-    /// Asks rank 0 for a content unless it is on its way already; its askers are answered when it is here.
-    fn await_content(&mut self, task: u32, path: &[u8], digest: Digest, record: RecordId, epoch: u32) -> Result<()> {
-        if self.questions.await_content(task, path, digest) {
-            self.tell(&FromRank::AskBlob { record, epoch, digest })?;
+    /// Asks rank 0 for a content unless it is on its way already; its askers are answered when it is here. `true`:
+    /// rank 0 was asked.
+    fn await_content(&mut self, task: u32, path: &[u8], digest: Digest, needing: Needing) -> Result<bool> {
+        let is_new = self.questions.await_content(task, path, digest);
+        let asks = !self.peers.awaits(&digest, needing) && is_new;
+        if asks {
+            self.ask_content(digest, needing)?;
         }
-        Ok(())
+        Ok(asks)
+    }
+
+    fn ask_content(&mut self, digest: Digest, (record, epoch): Needing) -> Result<()> {
+        self.tell(&FromRank::AskBlob { record, epoch, digest })
     }
 
     /// A content is here (or will never be): entries say so, and whoever waited goes on.
     fn content_arrived(&mut self, digest: Digest, here: bool) {
         if here {
+            self.peers.arrived(&digest);
             for shared in self.tables.values() {
                 let epoch = shared.borrow();
                 for id in epoch.by_digest.get(&digest).into_iter().flatten() {
@@ -595,8 +688,11 @@ impl Worker {
                     self.questions.answer(question.task, &question.path, |_| true, true);
                     return Ok(());
                 }
-                task.misses += 1;
-                return self.await_content(question.task, &question.path, digest, id, epoch_number);
+                let asked = self.await_content(question.task, &question.path, digest, (id, epoch_number))?;
+                if let Some(task) = self.tasks.get_mut(&action) {
+                    task.misses += u64::from(asked);
+                }
+                return Ok(());
             }
         }
         task.misses += 1;

@@ -92,6 +92,14 @@ impl Store {
         here
     }
 
+    /// The content, if it is here.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn read(&self, digest: &Digest) -> io::Result<Vec<u8>> {
+        fs::read(self.path(digest))
+    }
+
     /// Takes the part of a content that starts at `at`; parts come in order. `true` when the content is complete.
     ///
     /// # Errors

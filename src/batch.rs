@@ -12,6 +12,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Bytes of the contents that are not in a message yet.
+    pub fn bytes(&self) -> usize {
+        self.payload.len()
+    }
+
     /// Takes a content; the messages that are complete by now.
     ///
     /// # Errors
