@@ -416,7 +416,8 @@ pub enum ToRank {
         id: ToolchainId,
         toolchain: Box<Toolchain>,
     },
-    /// What the rank's host lacked of a toolchain was sent, to this rank or another of the host; answered as above.
+    /// What the rank's host lacked of a toolchain was sent, to this rank or another of the host; answered as above, when
+    /// what is fetched has come or will not.
     Shipped {
         id: ToolchainId,
     },

@@ -511,7 +511,17 @@ impl Dispatcher {
     }
 
     fn ship(&mut self, rank: Rank, id: ToolchainId, contents: &[Digest]) -> Result<()> {
-        let files = self.toolchains.files_with(id, contents);
+        let mut lacking = Lacking::default();
+        let mut to_ship = Vec::new();
+        for digest in contents {
+            match self.ranks.source_of(rank, *digest) {
+                Some(Source::Peer(peer)) => lacking.to_fetch.entry(peer).or_default().push(*digest),
+                // Also what the host was told of before, and still lacks.
+                Some(Source::Head) | None => to_ship.push(*digest),
+            }
+        }
+        self.provide(rank, lacking)?;
+        let files = self.toolchains.files_with(id, &to_ship);
         if self.shipments.lacks(self.ranks.host(rank), rank, id, files) {
             return Ok(());
         }

@@ -179,7 +179,8 @@ impl Ranks {
     pub fn source_of(&mut self, rank: Rank, digest: Digest) -> Option<Source> {
         let state = self.ranks.get(&rank)?;
         let holders = self.contents.entry(digest).or_default();
-        if holders.iter().any(|holder| self.ranks.get(holder).is_some_and(|other| other.facts.host == state.facts.host)) {
+        if holders.iter().any(|holder| self.ranks.get(holder).is_some_and(|other| other.facts.host == state.facts.host))
+        {
             return None;
         }
         let parent = holders.len().checked_sub(1).and_then(|last| holders.get(last / 2)).copied();

@@ -1,5 +1,6 @@
 //! Toolchains on their way to hosts that lack them: one at a time to a host, whose ranks share what arrives, in chunks
-//! that leave the fabric room for small messages. Reads the files as they go; knows no MPI.
+//! that leave the fabric room for small messages. Reads the files as they go; knows no MPI, and nothing of the files
+//! that another host brings.
 //!
 //! A rank says what its host lacks. The first rank of a host is sent it and looks again; the others look again when it
 //! is done, and find it there.

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use home::Home;
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
-use peers::{Needing, Peers};
+use peers::{Needing, Peers, Sending};
 use questions::{Question, Questions};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -84,6 +84,8 @@ struct Worker {
     options: Options,
     questions: Questions,
     peers: Peers,
+    /// Toolchains whose contents were sent, except for those that peers still bring.
+    shipped: Vec<ToolchainId>,
     epoch: u32,
     tables: BTreeMap<u32, Rc<RefCell<Epoch>>>,
     toolchains: Toolchains,
@@ -122,6 +124,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         options,
         questions,
         peers: Peers::default(),
+        shipped: Vec::new(),
         epoch: 0,
         tables: BTreeMap::new(),
         toolchains,
@@ -258,7 +261,7 @@ impl Worker {
                 look_at = Instant::now() + LOOK_AT_SPACE;
                 self.look_at_space();
             }
-            if self.peers.is_busy() && self.mind_peers()? {
+            if (self.peers.is_busy() || !self.shipped.is_empty()) && self.mind_peers()? {
                 backoff.reset();
             }
             let cap = if self.questions.any_open() || self.link.busy() {
@@ -382,7 +385,8 @@ impl Worker {
             any = true;
             self.ask_content(digest, needing)?;
         }
-        for (to, digest) in self.peers.hopeless(now) {
+        self.look_at_shipped()?;
+        for (to, digest) in self.peers.hopeless(now, self.toolchains.is_any_lacking()) {
             any = true;
             // Another rank of this host may have brought it; if not, it cannot be read.
             self.peers.owe(to, digest, true, now);
@@ -392,12 +396,20 @@ impl Worker {
             let link = &self.link;
             let batched = |to: i32| batches.get(&to).map_or(0, Batch::bytes);
             let has_room = |to| link.in_flight_bytes(to) + batched(to) < wire::IN_FLIGHT_BYTES_MAX;
-            let Some((to, digest)) = self.peers.next_to_send(has_room) else { break };
+            let Some(sending) = self.peers.next_to_send(has_room) else { break };
             any = true;
-            match self.store.read(&digest) {
-                Ok(content) => {
-                    for message in batches.entry(to).or_default().add(digest, &content)? {
+            let Sending { to, digest, at } = sending;
+            match self.store.read(&digest, at, wire::PAYLOAD_BYTES_MAX) {
+                Ok(part) if part.len() as u64 == digest.bytes => {
+                    for message in batches.entry(to).or_default().add(digest, &part)? {
                         self.link.send(to, message)?;
+                    }
+                }
+                Ok(part) => {
+                    let end = at + part.len() as u64;
+                    self.link.send(to, wire::message(&ToRank::Blob { digest, at }, &part)?)?;
+                    if end < digest.bytes {
+                        self.peers.go_on(Sending { at: end, ..sending });
                     }
                 }
                 Err(_) => self.link.send(to, wire::message(&ToRank::BlobGone { digest }, &[])?)?,
@@ -430,8 +442,8 @@ impl Worker {
                 self.answer_toolchain(id, answer)?;
             }
             ToRank::Shipped { id } => {
-                let answer = self.toolchains.look(id, &mut self.store);
-                self.answer_toolchain(id, answer)?;
+                self.shipped.push(id);
+                self.look_at_shipped()?;
             }
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
@@ -461,6 +473,17 @@ impl Worker {
             ToRank::Fetch { from, bell, contents } => self.fetch(from, &bell, contents)?,
             ToRank::Bring { .. } => bail!("rank 0 wants contents"),
             ToRank::Stop => self.stopping = true,
+        }
+        Ok(())
+    }
+
+    fn look_at_shipped(&mut self) -> Result<()> {
+        if self.peers.is_fetching() {
+            return Ok(());
+        }
+        for id in std::mem::take(&mut self.shipped) {
+            let answer = self.toolchains.look(id, &mut self.store);
+            self.answer_toolchain(id, answer)?;
         }
         Ok(())
     }

@@ -29,6 +29,14 @@ struct Debt {
     until: Instant,
 }
 
+/// A content for a peer, from a position on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    pub to: i32,
+    pub digest: Digest,
+    pub at: u64,
+}
+
 /// What is on its way between this rank and its peers.
 #[derive(Default)]
 pub struct Peers {
@@ -37,13 +45,18 @@ pub struct Peers {
     heard: HashMap<i32, Instant>,
     /// What was asked for and is not here yet.
     debts: Vec<Debt>,
-    to_send: VecDeque<(i32, Digest)>,
+    to_send: VecDeque<Sending>,
 }
 
 impl Peers {
     /// Is something to be waited for or to be done?
     pub fn is_busy(&self) -> bool {
         !self.fetches.is_empty() || !self.debts.is_empty() || !self.to_send.is_empty()
+    }
+
+    /// Is anything still to come from peers?
+    pub fn is_fetching(&self) -> bool {
+        !self.fetches.is_empty()
     }
 
     /// `from` was asked for these contents.
@@ -68,7 +81,7 @@ impl Peers {
     /// `to` wants this content; it is sent when it is here.
     pub fn owe(&mut self, to: i32, digest: Digest, is_here: bool, now: Instant) {
         if is_here {
-            self.to_send.push_back((to, digest));
+            self.to_send.push_back(Sending { to, digest, at: 0 });
         } else {
             self.debts.push(Debt { to, digest, until: now + OWED_MAX });
         }
@@ -81,7 +94,7 @@ impl Peers {
         debts.retain(|debt| {
             let is_due = debt.digest == *digest;
             if is_due {
-                to_send.push_back((debt.to, *digest));
+                to_send.push_back(Sending { to: debt.to, digest: *digest, at: 0 });
             }
             !is_due
         });
@@ -105,17 +118,26 @@ impl Peers {
         late
     }
 
-    /// Whom to tell that what they want is not to be had here. What this rank fetches itself is waited for.
-    pub fn hopeless(&mut self, now: Instant) -> Vec<(i32, Digest)> {
+    /// Whom to tell that what they want is not to be had here. What this rank fetches itself is waited for, and anything
+    /// while rank 0 `is_shipping` a toolchain here, which takes longer.
+    pub fn hopeless(&mut self, now: Instant, is_shipping: bool) -> Vec<(i32, Digest)> {
+        if is_shipping {
+            return Vec::new();
+        }
         let Peers { fetches, debts, .. } = self;
         let hopeless = debts.extract_if(.., |debt| now >= debt.until && !fetches.contains_key(&debt.digest));
         hopeless.map(|debt| (debt.to, debt.digest)).collect()
     }
 
     /// The next content to send, to a peer that has room for it.
-    pub fn next_to_send(&mut self, has_room: impl Fn(i32) -> bool) -> Option<(i32, Digest)> {
-        let index = self.to_send.iter().position(|(to, _)| has_room(*to))?;
+    pub fn next_to_send(&mut self, has_room: impl Fn(i32) -> bool) -> Option<Sending> {
+        let index = self.to_send.iter().position(|sending| has_room(sending.to))?;
         self.to_send.remove(index)
+    }
+
+    /// The rest of a content, which goes before everything else to that peer.
+    pub fn go_on(&mut self, rest: Sending) {
+        self.to_send.push_front(rest);
     }
 }
 
@@ -133,12 +155,15 @@ mod tests {
         peers.owe(3, digest(1), true, now);
         peers.owe(4, digest(2), false, now);
         peers.owe(5, digest(2), false, now);
+        let sending = |to, number, at| Some(Sending { to, digest: digest(number), at });
         assert_eq!(peers.next_to_send(|to| to != 3), None);
-        assert_eq!(peers.next_to_send(|_| true), Some((3, digest(1))));
+        assert_eq!(peers.next_to_send(|_| true), sending(3, 1, 0));
         assert_eq!(peers.next_to_send(|_| true), None);
         peers.arrived(&digest(2));
-        assert_eq!(peers.next_to_send(|to| to == 5), Some((5, digest(2))));
-        assert_eq!(peers.next_to_send(|_| true), Some((4, digest(2))));
+        peers.go_on(sending(3, 1, 7).unwrap());
+        assert_eq!(peers.next_to_send(|to| to == 5), sending(5, 2, 0));
+        assert_eq!(peers.next_to_send(|_| true), sending(3, 1, 7));
+        assert_eq!(peers.next_to_send(|_| true), sending(4, 2, 0));
         assert!(!peers.is_busy());
     }
 
@@ -164,10 +189,12 @@ mod tests {
         peers.fetch(2, &[digest(2)], now);
         peers.owe(3, digest(1), false, now);
         peers.owe(3, digest(2), false, now);
-        assert_eq!(peers.hopeless(now), []);
-        assert_eq!(peers.hopeless(now + OWED_MAX), [(3, digest(1))], "the other one is on its way");
+        assert_eq!(peers.hopeless(now, false), []);
+        assert_eq!(peers.hopeless(now + OWED_MAX, true), [], "perhaps a part of what is being shipped");
+        assert_eq!(peers.hopeless(now + OWED_MAX, false), [(3, digest(1))], "the other one is on its way");
+        assert!(peers.is_fetching());
         peers.gone(&digest(2));
-        assert_eq!(peers.hopeless(now + OWED_MAX), [(3, digest(2))]);
+        assert_eq!(peers.hopeless(now + OWED_MAX, false), [(3, digest(2))]);
         assert!(!peers.is_busy());
     }
 }

@@ -92,12 +92,14 @@ impl Store {
         here
     }
 
-    /// The content, if it is here.
+    /// At most `bytes_max` bytes of a content, from `at` on.
     ///
     /// # Errors
-    /// It is not, or cannot be read.
-    pub fn read(&self, digest: &Digest) -> io::Result<Vec<u8>> {
-        fs::read(self.path(digest))
+    /// The content is not here, or cannot be read.
+    pub fn read(&self, digest: &Digest, at: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let mut part = vec![0; usize::try_from(digest.bytes.saturating_sub(at)).unwrap_or(bytes_max).min(bytes_max)];
+        File::open(self.path(digest))?.read_exact_at(&mut part, at)?;
+        Ok(part)
     }
 
     /// Takes the part of a content that starts at `at`; parts come in order. `true` when the content is complete.
@@ -263,6 +265,8 @@ mod tests {
         assert!(two.has(&digest));
         assert!(two.receive(digest, 0, b"hello ").unwrap(), "what is here need not come again");
         assert_eq!(fs::read(two.path(&digest)).unwrap(), b"hello world");
+        assert_eq!(two.read(&digest, 6, 3).unwrap(), b"wor");
+        assert_eq!(two.read(&digest, 6, 30).unwrap(), b"world");
         let empty = Digest::of(b"");
         assert!(one.receive(empty, 0, b"").unwrap());
     }

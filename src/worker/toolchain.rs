@@ -115,6 +115,11 @@ impl Toolchains {
         }
     }
 
+    /// Is a toolchain asked about whose contents are not all here?
+    pub fn is_any_lacking(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     pub fn get(&self, id: ToolchainId) -> Option<&Usable> {
         self.usable.get(&id)
     }
