@@ -2,6 +2,7 @@
 //! head's tree. One thread, one loop; it never blocks in MPI, and the compilers get the CPU.
 
 mod home;
+mod joining;
 mod memory;
 mod peers;
 mod questions;
@@ -17,11 +18,12 @@ use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, RankFacts, Record, RecordId, Stream,
-    ToRank, ToolchainId, Unfit, Want,
+    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, Record, RecordId, Stream, ToRank,
+    ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
+use joining::{leave, own_facts, welcome, without_room};
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
 use peers::{Needing, Peers, Sending};
@@ -147,92 +149,6 @@ fn settle(home: Result<Home>, options: &Options) -> Result<(Store, Questions)> {
     let store = Store::new(home?, options.store_bytes.map(Size::bytes));
     let questions = Questions::listen(&store.home().rank_folder().join("q"))?;
     Ok((store, questions))
-}
-
-/// A rank on a host that has no place for its folder: it says so, compiles nothing, and ends with the others.
-fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<()> {
-    eprintln!("mpicc-proxy-rank: rank {} compiles nothing, its host has no place for files: {why}", link.rank());
-    let launcher = nix::unistd::getppid();
-    link.send(0, wire::message(&FromRank::Room { enough: false }, &[])?)?;
-    let (mut heard, mut beat_at) = (Instant::now(), Instant::now());
-    let mut backoff = Backoff::default();
-    while heard.elapsed() < SILENCE_MAX && nix::unistd::getppid() == launcher {
-        while let Some((_, message)) = link.receive()? {
-            heard = Instant::now();
-            let answer = match wire::take_message(&message)?.0 {
-                ToRank::Toolchain { id, .. } => {
-                    let unfit = Unfit { reason: "store-full".to_owned(), detail: why.to_owned() };
-                    FromRank::Toolchain { id, verdict: Err(unfit) }
-                }
-                ToRank::Assign(assignment) => FromRank::Refused {
-                    action: assignment.action,
-                    reason: "store-full".to_owned(),
-                    detail: why.to_owned(),
-                    retry: true,
-                },
-                ToRank::Stop => {
-                    leave(link);
-                    return Ok(());
-                }
-                _ => continue,
-            };
-            link.send(0, wire::message(&answer, &[])?)?;
-        }
-        if Instant::now() >= beat_at {
-            beat_at = Instant::now() + HEARTBEAT;
-            link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
-        }
-        let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE)?;
-        if woken.iter().any(|woken| woken.token == Token::Signal) {
-            break;
-        }
-    }
-    leave(link);
-    Ok(())
-}
-
-/// Leaves MPI, within bounds: a rank that died can make it wait forever.
-fn leave(link: Link) {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    crate::watchdog::exit_after(PATIENCE, 0);
-    link.finish();
-}
-
-fn own_facts(options: &Options) -> Result<RankFacts> {
-    let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
-    let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false));
-    let host_cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or(1);
-    Ok(RankFacts {
-        version: wire::VERSION,
-        host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
-        pid: std::process::id(),
-        cpus: cpus.map(|cpu| cpu as u32).collect(),
-        host_cpus: host_cpus as u32,
-        slots: options.slots,
-    })
-}
-
-/// Waits for rank 0's first message. `None`: a signal came first.
-fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
-    let mut backoff = Backoff::default();
-    loop {
-        if let Some((_, message)) = link.receive()? {
-            let (head, _) = wire::take_message(&message)?;
-            return match head {
-                ToRank::Welcome { session } => Ok(Some(session)),
-                ToRank::Stop => Ok(None),
-                other => bail!("rank 0 began with {other:?}"),
-            };
-        }
-        let mut interest = Interest::default();
-        interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
-        if woken.iter().any(|woken| woken.token == Token::Signal) {
-            return Ok(None);
-        }
-    }
 }
 
 impl From<anyhow::Error> for Refusal {
