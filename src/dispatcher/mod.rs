@@ -511,6 +511,7 @@ impl Dispatcher {
     }
 
     fn ship(&mut self, rank: Rank, id: ToolchainId, contents: &[Digest]) -> Result<()> {
+        self.step(Event::ToolchainLacking { rank, toolchain: id })?;
         let mut lacking = Lacking::default();
         let mut to_ship = Vec::new();
         for digest in contents {

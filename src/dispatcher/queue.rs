@@ -33,6 +33,11 @@ pub enum Event {
         toolchain: ToolchainId,
         verdict: Result<(), String>,
     },
+    /// It may be able to in a moment; until then it gets nothing that needs it.
+    ToolchainLacking {
+        rank: Rank,
+        toolchain: ToolchainId,
+    },
     Submitted {
         action: ActionId,
         toolchain: ToolchainId,
@@ -164,6 +169,11 @@ impl Queue {
                 if let Some(state) = self.ranks.get_mut(&rank) {
                     let fitness = verdict.map_or_else(Fitness::Unfit, |()| Fitness::Fit);
                     state.toolchains.insert(toolchain, fitness);
+                }
+            }
+            Event::ToolchainLacking { rank, toolchain } => {
+                if let Some(state) = self.ranks.get_mut(&rank) {
+                    state.toolchains.insert(toolchain, Fitness::Asked);
                 }
             }
             Event::Submitted { action, toolchain } => {
@@ -381,6 +391,17 @@ mod tests {
         queue.step(submit(2));
         let final_word = Event::Refused { action: 2, reason: "unsupported".into(), retry: false };
         assert_eq!(queue.step(final_word), [Command::RunLocally { action: 2, reason: "unsupported".into() }]);
+    }
+
+    #[test]
+    fn a_rank_whose_compiler_was_replaced_waits_for_the_heads() {
+        let mut queue = queue(&[(1, 1)]);
+        queue.step(submit(1));
+        queue.step(fit(1));
+        assert_eq!(queue.step(Event::ToolchainLacking { rank: 1, toolchain: 7 }), []);
+        assert_eq!(queue.step(Event::Finished { action: 1 }), []);
+        assert_eq!(queue.step(submit(2)), []);
+        assert_eq!(queue.step(fit(1)), [Command::Assign { action: 2, rank: 1 }]);
     }
 
     #[test]

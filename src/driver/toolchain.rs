@@ -59,12 +59,12 @@ impl ToolchainKey {
 }
 
 /// A file's identity without its content: enough to notice that it was replaced.
-pub type Stamp = Option<(u64, u64, u64, i64, i64)>;
+pub type Stamp = Option<(u64, u64, u64, [i64; 4])>;
 
 /// The stamp of `path` now; `None` when it is absent.
 pub fn stamp(path: &[u8]) -> Stamp {
     let m = std::fs::metadata(OsStr::from_bytes(path)).ok()?;
-    Some((m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
+    Some((m.dev(), m.ino(), m.size(), [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()]))
 }
 
 /// Why a driver's compiles stay on this host.

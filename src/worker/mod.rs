@@ -1,6 +1,7 @@
 //! A worker rank: runs drivers for rank 0 under the preload library and answers what their processes ask about the
 //! head's tree. One thread, one loop; it never blocks in MPI, and the compilers get the CPU.
 
+mod complaint;
 mod home;
 mod joining;
 mod memory;
@@ -481,6 +482,7 @@ impl Worker {
         }
         let number = self.next_task;
         self.next_task = self.next_task.wrapping_add(1).max(1);
+        self.look_again(assignment.toolchain)?;
         let toolchain = self.toolchains.get(assignment.toolchain).context("an action came before its toolchain")?;
         if toolchain.lacks_locale(&assignment.invocation.environment) {
             let detail = "the head's locale archive is not this host's".to_owned();
@@ -491,6 +493,7 @@ impl Worker {
             epoch: assignment.epoch,
             invocation: &assignment.invocation,
             toolchain,
+            toolchain_id: assignment.toolchain,
             rank_folder: self.store.home().rank_folder(),
             store: &self.store.home().contents(),
             socket: self.questions.path(),
@@ -501,6 +504,19 @@ impl Worker {
         })?;
         self.tasks.insert(assignment.action, task);
         Ok(())
+    }
+
+    /// A compile believes this host's own programs as long as they are what they were when they were compared with the
+    /// head's: before it starts, and when it is over.
+    fn look_again(&mut self, id: ToolchainId) -> Result<(), Refusal> {
+        match self.toolchains.look_again(id, &mut self.store) {
+            None | Some(Answer::Fit) => Ok(()),
+            Some(answer) => {
+                self.answer_toolchain(id, answer)?;
+                let detail = "the compiler of this host is no longer the head's".to_owned();
+                Err(Refusal { reason: "toolchain-changed", detail, retry: true })
+            }
+        }
     }
 
     fn handle_answer(
@@ -646,7 +662,8 @@ impl Worker {
         self.look_at_space();
         let Some(task) = self.tasks.remove(&action) else { return Ok(()) };
         self.questions.forget(task.number());
-        match task.finish() {
+        let toolchain = task.toolchain();
+        match task.finish().and_then(|finished| self.look_again(toolchain).map(|()| finished)) {
             Ok(finished) => self.deliver(action, finished),
             Err(refusal) => self.refuse(action, refusal.reason, refusal.detail, refusal.retry),
         }

@@ -5,6 +5,7 @@
 //! there always was room; what follows errs on the side of doubt, which costs a second compile.
 
 use crate::wire::Exit;
+use crate::worker::complaint::complaint;
 
 /// A compile during which so little was free is not believed, whatever it says: dumps and listings are cut short
 /// without an error. Nor is one started.
@@ -14,7 +15,7 @@ pub const FREE_BYTES_MIN: u64 = 16 << 20;
 const DOUBTFUL_BYTES: u64 = 256 << 20;
 
 /// How libc words ENOSPC and EDQUOT; for what came and went between two looks, and for quotas, which are not seen.
-const COMPLAINTS: [&[u8]; 2] = [b"No space left on device", b"Disk quota exceeded"];
+const COMPLAINTS: &[&str] = &["No space left on device", "Disk quota exceeded"];
 
 /// The room one compile had.
 pub struct Space {
@@ -32,14 +33,13 @@ impl Space {
     }
 
     /// Why the result may be due to a lack of room, if so.
-    pub fn doubt(&self, exit: Exit, stderr: &[u8]) -> Option<String> {
+    pub fn doubt(&self, exit: Exit, printed: [&[u8]; 2]) -> Option<String> {
         let free = self.least_free_bytes;
         let failed = exit != Exit::Code(0);
         if free < if failed { DOUBTFUL_BYTES } else { FREE_BYTES_MIN } {
             return Some(format!("only {free} bytes were free for outputs"));
         }
-        let complains = COMPLAINTS.iter().any(|words| stderr.windows(words.len()).any(|part| part == *words));
-        (failed && complains).then(|| "the compiler says so".to_owned())
+        if failed { complaint(COMPLAINTS, printed) } else { None }
     }
 }
 
@@ -61,11 +61,12 @@ mod tests {
             (FREE_BYTES_MIN - 1, ok, b"", false),
             (DOUBTFUL_BYTES, Exit::Signal(9), b"", true),
         ];
-        for (free, exit, stderr, believed) in table {
+        for (free, exit, printed, believed) in table {
             let mut space = Space::new(u64::MAX);
             space.note(free);
             space.note(u64::MAX);
-            assert_eq!(space.doubt(exit, stderr).is_none(), believed, "{free} {exit:?}");
+            assert_eq!(space.doubt(exit, [printed, b""]).is_none(), believed, "{free} {exit:?}");
+            assert_eq!(space.doubt(exit, [b"", printed]).is_none(), believed, "{free} {exit:?}");
         }
     }
 }

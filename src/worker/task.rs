@@ -3,7 +3,8 @@
 
 use crate::event::Interest;
 use crate::stdin;
-use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream};
+use crate::wire::{ActionResult, Exit, Invocation, Output, OutputKind, RecordId, Stream, ToolchainId};
+use crate::worker::complaint;
 use crate::worker::memory::{TaskFacts, TaskMemory};
 use crate::worker::run::{self, Ended, Running, Surroundings};
 use crate::worker::space::Space;
@@ -28,6 +29,7 @@ pub struct Start<'a> {
     pub epoch: u32,
     pub invocation: &'a Invocation,
     pub toolchain: &'a Usable,
+    pub toolchain_id: ToolchainId,
     pub rank_folder: &'a Path,
     pub store: &'a Path,
     pub socket: &'a Path,
@@ -49,6 +51,7 @@ struct Printed {
 pub struct Task {
     number: u32,
     epoch: u32,
+    toolchain: ToolchainId,
     memory: TaskMemory,
     running: Running,
     ended: Option<Ended>,
@@ -159,6 +162,7 @@ impl Task {
         Ok(Task {
             number: start.number,
             epoch: start.epoch,
+            toolchain: start.toolchain_id,
             memory,
             running,
             ended: None,
@@ -177,6 +181,10 @@ impl Task {
 
     pub fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    pub fn toolchain(&self) -> ToolchainId {
+        self.toolchain
     }
 
     pub fn page(&self) -> &Page {
@@ -234,11 +242,18 @@ impl Task {
             let detail = format!("{started} programs were started, the library was active in {active}");
             return Err(refusal("library-inactive", detail, false));
         }
-        if let Some(why) = self.space.doubt(ended.exit, &self.stderr.bytes) {
+        // Merged output comes by one pipe.
+        let printed = [self.stdout.bytes.as_slice(), &self.stderr.bytes];
+        if let Some(why) = self.space.doubt(ended.exit, printed) {
             return Err(refusal("store-full", why, true));
         }
         if let Exit::Signal(signal) = ended.exit {
             return Err(refusal("driver-killed", format!("by signal {signal}"), true));
+        }
+        if ended.exit != Exit::Code(0)
+            && let Some(why) = complaint::of_the_host(printed)
+        {
+            return Err(refusal("rank-trouble", why, false));
         }
         if self.stdout.too_much || self.stderr.too_much {
             return Err(refusal("too-much-output", format!("more than {PRINTED_BYTES_MAX} bytes"), false));

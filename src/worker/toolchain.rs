@@ -28,6 +28,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How often libraries are compared again; as on the head.
+const OTHERS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a rank can say of a toolchain.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +49,30 @@ pub struct Usable {
     folder: Option<PathBuf>,
     is_shipped: bool,
     behind_is_shipped: bool,
+    own: Own,
+}
+
+/// Files of this host that are the head's, as they were when they were compared.
+#[derive(Default)]
+struct Own {
+    /// Programs, and the driver first of all, are compared for every compile.
+    programs: Vec<(Bytes, Stamp)>,
+    others: Vec<(Bytes, Stamp)>,
+    compared: Option<Instant>,
+}
+
+impl Own {
+    fn is_unchanged(&mut self) -> bool {
+        let same = |files: &[(Bytes, Stamp)]| files.iter().all(|(path, then)| stamp(path) == *then);
+        if !same(&self.programs) {
+            return false;
+        }
+        if self.compared.is_some_and(|at| at.elapsed() < OTHERS_EVERY) {
+            return true;
+        }
+        self.compared = Some(Instant::now());
+        same(&self.others)
+    }
 }
 
 impl Usable {
@@ -53,7 +81,7 @@ impl Usable {
     pub fn own(programs: Vec<Bytes>) -> Usable {
         let (shipment, behind) = (Err(String::new()), Default::default());
         let toolchain = Toolchain { reals: programs.clone(), programs, files: vec![], shipment, behind };
-        Usable { toolchain, folder: None, is_shipped: false, behind_is_shipped: false }
+        Usable { toolchain, folder: None, is_shipped: false, behind_is_shipped: false, own: Own::default() }
     }
 
     /// The folder of the shipped programs; `None`: the host's own run.
@@ -142,7 +170,8 @@ impl Toolchains {
         };
         match self.settle(&toolchain, store) {
             Ok((folder, [is_shipped, behind_is_shipped])) => {
-                self.usable.insert(id, Usable { toolchain, folder, is_shipped, behind_is_shipped });
+                let own = self.own_files(&toolchain, [is_shipped, behind_is_shipped]);
+                self.usable.insert(id, Usable { toolchain, folder, is_shipped, behind_is_shipped, own });
                 Answer::Fit
             }
             Err(answer) => {
@@ -152,6 +181,24 @@ impl Toolchains {
                 answer
             }
         }
+    }
+
+    /// `None`: this host's files are what they were. Else they are looked at anew, and this is to be said.
+    pub fn look_again(&mut self, id: ToolchainId, store: &mut Store) -> Option<Answer> {
+        if self.usable.get_mut(&id)?.own.is_unchanged() {
+            return None;
+        }
+        let usable = self.usable.remove(&id)?;
+        self.asked.insert(id, usable.toolchain);
+        Some(self.look(id, store))
+    }
+
+    fn own_files(&self, toolchain: &Toolchain, [is_shipped, behind_is_shipped]: [bool; 2]) -> Own {
+        let of_programs = toolchain.files.iter().filter(|_| !is_shipped);
+        let behind = toolchain.behind.same.iter().filter(|_| !behind_is_shipped);
+        let files = of_programs.chain(behind).map(|file| (file.path.clone(), self.verifier.stamp(&file.path)));
+        let (programs, others) = files.partition(|(path, _)| toolchain.programs.contains(path));
+        Own { programs, others, compared: Some(Instant::now()) }
     }
 
     /// The store is in another folder now, and what was laid out in the old one goes with it: those toolchains are to be
@@ -305,6 +352,11 @@ impl Verifier {
         Ok(())
     }
 
+    /// The stamp of a file when it was compared.
+    fn stamp(&self, path: &Bytes) -> Stamp {
+        self.digests.get(path).and_then(|(stamp, _)| *stamp)
+    }
+
     fn digest(&mut self, path: &Bytes) -> Option<Digest> {
         let now = stamp(path);
         if let Some((then, digest)) = self.digests.get(path)
@@ -412,6 +464,33 @@ mod tests {
         let mut escaping = other;
         escaping.shipment.as_mut().unwrap().files[0].name = b"../x".to_vec();
         assert_eq!(reason(its.ask(5, escaping, &mut second)), "toolchain-store");
+    }
+
+    #[test]
+    fn an_own_program_that_is_replaced_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("cc1");
+        fs::write(&own, "one").unwrap();
+        let base = tempfile::tempdir().unwrap();
+        let mut store = store(&base, 1);
+        let mut toolchains = Toolchains::new("s", 1);
+        assert_eq!(toolchains.ask(1, toolchain(&own, b"one"), &mut store), Answer::Fit);
+        assert_eq!(toolchains.look_again(1, &mut store), None);
+        let replace = |content: &str| {
+            fs::write(dir.path().join("new"), content).unwrap();
+            fs::rename(dir.path().join("new"), &own).unwrap();
+        };
+        replace("one");
+        assert_eq!(toolchains.look_again(1, &mut store), Some(Answer::Fit), "another file, the same program");
+        assert_eq!(toolchains.look_again(1, &mut store), None);
+        replace("two");
+        let digest = Digest::of(b"one");
+        assert_eq!(toolchains.look_again(1, &mut store), Some(Answer::Lacks(vec![digest])));
+        assert!(toolchains.get(1).is_none());
+        store.receive(digest, 0, b"one").unwrap();
+        assert_eq!(toolchains.look(1, &mut store), Answer::Fit);
+        replace("three");
+        assert_eq!(toolchains.look_again(1, &mut store), None, "the head's runs now");
     }
 
     #[test]

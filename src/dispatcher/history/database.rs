@@ -156,6 +156,9 @@ impl Store {
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).context("cannot make its folder")?;
         }
+        if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
+            bail!("it is no regular file");
+        }
         // One at a time decides what is to become of a bad file. Also shows whether there are locks here at all.
         let lock = file.with_extension("lock");
         let lock = private(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
