@@ -18,6 +18,7 @@ use mpicc_proxy_abi::table::Stat;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 /// Version of all messages; client, dispatcher and ranks refuse another one.
 pub const VERSION: u32 = 1;
@@ -28,6 +29,13 @@ pub const HEAD_BYTES_MAX: usize = 32 << 20;
 
 /// Largest payload: one chunk of a file. Small enough that short messages keep flowing between chunks.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// How often a rank looks whether the others and its launcher are still there.
+pub const BEAT: Duration = Duration::from_secs(1);
+
+/// With every so many beats it says that it is there itself. A message and its ring cost both ends some 100 us, and rank
+/// 0 has as many correspondents as there are ranks; what is silent for 20 s is lost.
+pub const BEATS_PER_MESSAGE: u64 = 5;
 
 /// Bytes of messages in flight to a rank, of whatever kind, above which no more contents follow: what a small message
 /// may have to wait behind. Counted by rank, because messages to a dead one stay in flight for good. Four payloads keep

@@ -24,8 +24,9 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionFigures, ActionId, ActionResult, Also, Assignment, ClientCpu, Digest, Exit, FromRank, Invocation,
-    Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit, Viewpoint, Want,
+    self, ActionFigures, ActionId, ActionResult, Also, Assignment, BEAT, BEATS_PER_MESSAGE, ClientCpu, Digest, Exit,
+    FromRank, Invocation, Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit,
+    Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -44,14 +45,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use toolchains::{Lookup, Toolchains};
 
-/// Time between two heartbeats to the ranks.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
 /// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
-
-/// Clients are told less often: each waits for one compile, and a wake-up costs it more than us.
-const BEATS_PER_CLIENT_BEAT: u64 = 5;
 
 /// How long the last messages may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -174,13 +169,13 @@ fn write_ready_file(path: &std::path::Path) -> Result<()> {
 impl Dispatcher {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
-        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        let mut beat_at = Instant::now() + BEAT;
         while !self.stopping {
             if self.handle_messages()? {
                 backoff.reset();
             }
-            if Instant::now() >= heartbeat_at {
-                heartbeat_at = Instant::now() + HEARTBEAT;
+            if Instant::now() >= beat_at {
+                beat_at = Instant::now() + BEAT;
                 self.beat()?;
             }
             if self.send_shipments()? {
@@ -613,11 +608,11 @@ impl Dispatcher {
             self.link.forget(rank);
             self.step(Event::RankLost { rank })?;
         }
-        for rank in self.ranks.alive() {
-            self.tell(rank, &ToRank::Heartbeat)?;
-        }
         self.beats += 1;
-        if self.beats.is_multiple_of(BEATS_PER_CLIENT_BEAT) {
+        if self.beats.is_multiple_of(BEATS_PER_MESSAGE) {
+            for rank in self.ranks.alive() {
+                self.tell(rank, &ToRank::Heartbeat)?;
+            }
             let _ = std::fs::remove_file(&self.silence_mark);
             for action in self.actions.values() {
                 self.clients.send(action.client, &ToClient::Heartbeat, &[]);

@@ -1,9 +1,9 @@
 //! How a worker rank joins the job and leaves it, and what it does instead of working when its host has no room.
 
-use super::{HEARTBEAT, Options, SILENCE_MAX, Token};
+use super::{Options, SILENCE_MAX, Token};
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest};
 use crate::link::Link;
-use crate::wire::{self, FromRank, RankFacts, ToRank, Unfit};
+use crate::wire::{self, BEAT, BEATS_PER_MESSAGE, FromRank, RankFacts, ToRank, Unfit};
 use anyhow::{Result, bail};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -46,7 +46,7 @@ pub fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<(
             link.send(0, wire::message(&answer, &[])?)?;
         }
         if Instant::now() >= beat_at {
-            beat_at = Instant::now() + HEARTBEAT;
+            beat_at = Instant::now() + BEAT * BEATS_PER_MESSAGE as u32;
             link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
         }
         let mut interest = Interest::default();

@@ -19,8 +19,8 @@ use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Also, Assignment, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, Record, RecordId, Stream, ToRank,
-    ToolchainId, Want,
+    self, ActionId, Also, Assignment, BEAT, BEATS_PER_MESSAGE, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, Record,
+    RecordId, Stream, ToRank, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -40,9 +40,6 @@ use std::time::{Duration, Instant};
 use store::Store;
 use task::{Finished, Refusal, Task};
 use toolchain::{Answer, Toolchains};
-
-/// Time between two heartbeats to rank 0.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Rank 0 silent for this long: the job is over. As long as rank 0 waits for a worker.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -97,6 +94,7 @@ struct Worker {
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
     heard: Instant,
+    beats: u64,
     launcher: nix::unistd::Pid,
     stopping: bool,
     /// What rank 0 was told last: there is room for compiles.
@@ -135,6 +133,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         tasks: BTreeMap::new(),
         next_task: 1,
         heard: Instant::now(),
+        beats: 0,
         launcher: nix::unistd::getppid(),
         stopping: false,
         roomy: true,
@@ -164,14 +163,14 @@ impl From<anyhow::Error> for Refusal {
 impl Worker {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
-        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        let mut beat_at = Instant::now() + BEAT;
         let mut look_at = Instant::now();
         while !self.stopping {
             if self.handle_messages()? {
                 backoff.reset();
             }
-            if Instant::now() >= heartbeat_at {
-                heartbeat_at = Instant::now() + HEARTBEAT;
+            if Instant::now() >= beat_at {
+                beat_at = Instant::now() + BEAT;
                 self.beat()?;
             }
             if !self.tasks.is_empty() && Instant::now() >= look_at {
@@ -211,7 +210,8 @@ impl Worker {
             self.stopping = true;
         }
         self.find_room()?;
-        self.tell(&FromRank::Heartbeat)
+        self.beats += 1;
+        if self.beats.is_multiple_of(BEATS_PER_MESSAGE) { self.tell(&FromRank::Heartbeat) } else { Ok(()) }
     }
 
     /// Tells rank 0 when the room for compiles is used up or there again. An idle rank without room moves to a better
