@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 struct RankState {
     facts: RankFacts,
+    /// Ranks of one host have the same number.
+    host: u32,
     slots: u32,
     heard: Instant,
     lost: bool,
@@ -47,6 +49,11 @@ enum Woken {
     Doorbell,
 }
 
+struct Holder {
+    host: u32,
+    rank: Rank,
+}
+
 /// Where a host gets a content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -63,7 +70,7 @@ const FETCHED_BYTES_MIN: u64 = 1024;
 pub struct Ranks {
     ranks: BTreeMap<Rank, RankState>,
     /// By content, for each host that has it or will, the rank that gets it there, in the order they were told.
-    contents: HashMap<Digest, Vec<Rank>>,
+    contents: HashMap<Digest, Vec<Holder>>,
 }
 
 impl Ranks {
@@ -111,8 +118,11 @@ impl Ranks {
 
     fn new(facts: BTreeMap<Rank, RankFacts>) -> Ranks {
         let slots = share_slots(&facts);
+        let mut hosts: HashMap<String, u32> = HashMap::new();
         let state = |(rank, facts): (Rank, RankFacts)| {
+            let next = hosts.len() as u32;
             let state = RankState {
+                host: *hosts.entry(facts.host.clone()).or_insert(next),
                 slots: slots[&rank],
                 facts,
                 heard: Instant::now(),
@@ -177,14 +187,13 @@ impl Ranks {
     /// The hosts of a content form a binary tree in the order they were told: rank 0 sends it to the first, and each
     /// brings it to two others at most.
     pub fn source_of(&mut self, rank: Rank, digest: Digest) -> Option<Source> {
-        let state = self.ranks.get(&rank)?;
+        let host = self.ranks.get(&rank)?.host;
         let holders = self.contents.entry(digest).or_default();
-        if holders.iter().any(|holder| self.ranks.get(holder).is_some_and(|other| other.facts.host == state.facts.host))
-        {
+        if holders.iter().any(|holder| holder.host == host) {
             return None;
         }
-        let parent = holders.len().checked_sub(1).and_then(|last| holders.get(last / 2)).copied();
-        holders.push(rank);
+        let parent = holders.len().checked_sub(1).map(|last| holders[last / 2].rank);
+        holders.push(Holder { host, rank });
         let is_alive = |rank: &Rank| self.ranks.get(rank).is_some_and(|state| !state.lost);
         Some(match parent.filter(is_alive) {
             Some(parent) if digest.bytes >= FETCHED_BYTES_MIN => Source::Peer(parent),

@@ -160,6 +160,11 @@ impl From<anyhow::Error> for Refusal {
     }
 }
 
+fn toolchain_changed() -> Refusal {
+    let detail = "the compiler of this host is no longer the head's".to_owned();
+    Refusal { reason: "toolchain-changed", detail, retry: true }
+}
+
 impl Worker {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
@@ -513,10 +518,16 @@ impl Worker {
             None | Some(Answer::Fit) => Ok(()),
             Some(answer) => {
                 self.answer_toolchain(id, answer)?;
-                let detail = "the compiler of this host is no longer the head's".to_owned();
-                Err(Refusal { reason: "toolchain-changed", detail, retry: true })
+                Err(toolchain_changed())
             }
         }
+    }
+
+    /// Another compile may have noticed that they changed, and have had them replaced, while this one ran.
+    fn still_runs(&mut self, (id, generation): (ToolchainId, u64)) -> Result<(), Refusal> {
+        self.look_again(id)?;
+        let is_same = self.toolchains.get(id).is_some_and(|usable| usable.generation == generation);
+        if is_same { Ok(()) } else { Err(toolchain_changed()) }
     }
 
     fn handle_answer(
@@ -663,7 +674,7 @@ impl Worker {
         let Some(task) = self.tasks.remove(&action) else { return Ok(()) };
         self.questions.forget(task.number());
         let toolchain = task.toolchain();
-        match task.finish().and_then(|finished| self.look_again(toolchain).map(|()| finished)) {
+        match task.finish().and_then(|finished| self.still_runs(toolchain).map(|()| finished)) {
             Ok(finished) => self.deliver(action, finished),
             Err(refusal) => self.refuse(action, refusal.reason, refusal.detail, refusal.retry),
         }

@@ -51,7 +51,7 @@ struct Printed {
 pub struct Task {
     number: u32,
     epoch: u32,
-    toolchain: ToolchainId,
+    toolchain: (ToolchainId, u64),
     memory: TaskMemory,
     running: Running,
     ended: Option<Ended>,
@@ -162,7 +162,7 @@ impl Task {
         Ok(Task {
             number: start.number,
             epoch: start.epoch,
-            toolchain: start.toolchain_id,
+            toolchain: (start.toolchain_id, start.toolchain.generation),
             memory,
             running,
             ended: None,
@@ -183,7 +183,8 @@ impl Task {
         self.epoch
     }
 
-    pub fn toolchain(&self) -> ToolchainId {
+    /// The toolchain it runs, and its generation.
+    pub fn toolchain(&self) -> (ToolchainId, u64) {
         self.toolchain
     }
 

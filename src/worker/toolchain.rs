@@ -50,6 +50,8 @@ pub struct Usable {
     is_shipped: bool,
     behind_is_shipped: bool,
     own: Own,
+    /// Differs from that of the same toolchain when it ran from other files.
+    pub generation: u64,
 }
 
 /// Files of this host that are the head's, as they were when they were compared.
@@ -81,7 +83,14 @@ impl Usable {
     pub fn own(programs: Vec<Bytes>) -> Usable {
         let (shipment, behind) = (Err(String::new()), Default::default());
         let toolchain = Toolchain { reals: programs.clone(), programs, files: vec![], shipment, behind };
-        Usable { toolchain, folder: None, is_shipped: false, behind_is_shipped: false, own: Own::default() }
+        Usable {
+            toolchain,
+            folder: None,
+            is_shipped: false,
+            behind_is_shipped: false,
+            own: Own::default(),
+            generation: 0,
+        }
     }
 
     /// The folder of the shipped programs; `None`: the host's own run.
@@ -128,6 +137,7 @@ pub struct Toolchains {
     /// Where toolchains lie when the store is on a noexec mount.
     elsewhere: Option<Home>,
     folders_made: u64,
+    generation: u64,
 }
 
 impl Toolchains {
@@ -140,6 +150,7 @@ impl Toolchains {
             rank,
             elsewhere: None,
             folders_made: 0,
+            generation: 0,
         }
     }
 
@@ -171,7 +182,9 @@ impl Toolchains {
         match self.settle(&toolchain, store) {
             Ok((folder, [is_shipped, behind_is_shipped])) => {
                 let own = self.own_files(&toolchain, [is_shipped, behind_is_shipped]);
-                self.usable.insert(id, Usable { toolchain, folder, is_shipped, behind_is_shipped, own });
+                self.generation += 1;
+                let generation = self.generation;
+                self.usable.insert(id, Usable { toolchain, folder, is_shipped, behind_is_shipped, own, generation });
                 Answer::Fit
             }
             Err(answer) => {
@@ -188,9 +201,14 @@ impl Toolchains {
         if self.usable.get_mut(&id)?.own.is_unchanged() {
             return None;
         }
-        let usable = self.usable.remove(&id)?;
-        self.asked.insert(id, usable.toolchain);
-        Some(self.look(id, store))
+        let Usable { toolchain, generation, folder, .. } = self.usable.remove(&id)?;
+        self.asked.insert(id, toolchain);
+        let answer = self.look(id, store);
+        if let Some(usable) = self.usable.get_mut(&id).filter(|usable| usable.folder == folder) {
+            // Other files with the same contents.
+            usable.generation = generation;
+        }
+        Some(answer)
     }
 
     fn own_files(&self, toolchain: &Toolchain, [is_shipped, behind_is_shipped]: [bool; 2]) -> Own {
@@ -480,8 +498,10 @@ mod tests {
             fs::write(dir.path().join("new"), content).unwrap();
             fs::rename(dir.path().join("new"), &own).unwrap();
         };
+        let generation = toolchains.get(1).unwrap().generation;
         replace("one");
         assert_eq!(toolchains.look_again(1, &mut store), Some(Answer::Fit), "another file, the same program");
+        assert_eq!(toolchains.get(1).unwrap().generation, generation);
         assert_eq!(toolchains.look_again(1, &mut store), None);
         replace("two");
         let digest = Digest::of(b"one");
@@ -489,6 +509,7 @@ mod tests {
         assert!(toolchains.get(1).is_none());
         store.receive(digest, 0, b"one").unwrap();
         assert_eq!(toolchains.look(1, &mut store), Answer::Fit);
+        assert_ne!(toolchains.get(1).unwrap().generation, generation);
         replace("three");
         assert_eq!(toolchains.look_again(1, &mut store), None, "the head's runs now");
     }
