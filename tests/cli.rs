@@ -5,7 +5,7 @@
 use mpicc_proxy::wire::{self, ActionCounts, RankStats, Stats, ToClient, ToDispatcher};
 use nix::fcntl::OFlag;
 use nix::pty;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs;
@@ -78,6 +78,9 @@ impl Place {
             .env("XDG_RUNTIME_DIR", self.at("run"))
             .env("FAKE", self.dir.path())
             .stdin(Stdio::null());
+        // Whoever runs the tests may ignore it (nohup).
+        // SAFETY: signal(2) is async-signal-safe.
+        unsafe { command.pre_exec(|| Ok(nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigDfl).map(drop)?)) };
         command
     }
 
@@ -762,8 +765,7 @@ fn the_command_inherits_the_signal_state() {
         }
     };
     for ignored in [false, true] {
-        let mut plain = Command::new("/bin/cat");
-        plain.arg("/proc/self/status");
+        let mut plain = place.program("/bin/cat", &["/proc/self/status"]);
         let mut exec = place.command(&["exec", "--", "cat", "/proc/self/status"]);
         let mut off = place.command(&["run", "--", "cat", "/proc/self/status"]);
         off.env("MPICC_PROXY", "off");
