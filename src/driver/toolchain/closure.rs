@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,9 @@ pub struct Closure {
     with_rpath: BTreeSet<PathBuf>,
     /// Why all this cannot be laid out in one folder.
     obstacle: Option<String>,
+    /// Memory for the content of one file after the other: to get fresh pages for each would take as long as to hash
+    /// them.
+    memory: Vec<u8>,
 }
 
 impl Closure {
@@ -70,6 +74,7 @@ impl Closure {
             libraries: BTreeMap::new(),
             with_rpath: BTreeSet::new(),
             obstacle: None,
+            memory: Vec::new(),
         }
     }
 
@@ -78,7 +83,7 @@ impl Closure {
     /// # Errors
     /// The preload library cannot reach it, or it cannot be read.
     pub fn add(&mut self, program: &Path) -> Result<(), Unusable> {
-        let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        let content = self.read(program)?;
         let interpreter = reachable(program, &content)?;
         self.programs.push(program.to_path_buf());
         match &self.interpreter {
@@ -115,7 +120,7 @@ impl Closure {
             }
             let content = match content {
                 Some(content) => content,
-                None => std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+                None => self.read(&path)?,
             };
             self.files.insert(path.clone(), Some(Digest::of(&content)));
             let elf = Elf::parse(&content).with_context(|| format!("{} is not a library", path.display()))?;
@@ -133,8 +138,17 @@ impl Closure {
                     todo.push_back((found, None));
                 }
             }
+            self.memory = content;
         }
         Ok(())
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
+        let mut content = std::mem::take(&mut self.memory);
+        content.clear();
+        let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(content)
     }
 
     fn note_library(&mut self, name: &str, path: &Path) {
