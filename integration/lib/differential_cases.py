@@ -813,6 +813,7 @@ PROGRAMS = Theme("programs", "Which file is run as gcc, and under which name.", 
     """, where="remote foreign-program unknown-option"),
 ])
 
+# What fails for a limit is repeated here: the rank's own might be to blame.
 LIMITS = Theme("limits", "What a process may not do here, it may not do there.", [
     Case("the size of files", """
         ulimit -c 0
@@ -820,7 +821,7 @@ LIMITS = Theme("limits", "What a process may not do here, it may not do there.",
         gcc -c q.c
         gcc -S q.c
         ls -a
-    """, {"q.c": "".join(f"int a{i}={i};\n" for i in range(3000))}, excused=(SHELL_PID,)),
+    """, {"q.c": "".join(f"int a{i}={i};\n" for i in range(3000))}, excused=(SHELL_PID,), where="rank-trouble"),
     Case("the size of files, and a list of commands that is as large", """
         ulimit -c 0
         ulimit -f 4
@@ -837,7 +838,7 @@ LIMITS = Theme("limits", "What a process may not do here, it may not do there.",
         ulimit -c 0
         ulimit -s 200
         gcc -c q.c
-    """, {"q.c": "int x = " + "(" * 20000 + "1" + ")" * 20000 + ";\n"}, rounds=1),
+    """, {"q.c": "int x = " + "(" * 20000 + "1" + ")" * 20000 + ";\n"}, rounds=1, where="rank-trouble"),
     Case("ignored signals", "trap '' INT TERM HUP PIPE; gcc -c w.c -Wall"),
 ])
 
