@@ -657,7 +657,7 @@ fn sigterm_and_sighup_are_passed_on_and_sigint_is_not() {
         let place = Place::with_launcher();
         let script = format!(
             r#"trap 'echo {name}; exit 9' {name}; trap 'echo INT' INT
-            touch "$FAKE/begun"; while :; do sleep 0.02; done"#
+            touch "$FAKE/begun"; for turn in $(seq 6000); do sleep 0.02; done"#
         );
         let (child, rank_0) = begin(&place, &script);
         signal(&child, Signal::SIGINT);
@@ -675,7 +675,7 @@ fn sigterm_and_sighup_are_passed_on_and_sigint_is_not() {
 fn signals_of_the_terminal() {
     // Ctrl-C reaches the command directly, once; a hang-up reaches the session leader, which passes it on.
     let script = r#"trap 'echo INT >>"$FAKE/got"' INT; trap 'echo HUP >>"$FAKE/got"; exit 6' HUP
-        touch "$FAKE/begun"; while :; do sleep 0.02; done"#;
+        touch "$FAKE/begun"; for turn in $(seq 6000); do sleep 0.02; done"#;
     let place = Place::with_launcher();
     let rank_0 = play_rank_0(&place);
     // Close-on-exec from the start: a copy of the master in any process, of other tests too, would delay the hang-up.
@@ -726,7 +726,7 @@ fn a_signal_while_the_ranks_start() {
 fn a_launcher_that_ignores_everything_is_killed() {
     let place = Place::with_launcher();
     let stubborn = r#"if [ "$1" = --version ]; then exit 0; fi
-        trap '' TERM INT HUP; echo $$ >"$FAKE/launcher.pid"; touch "$FAKE/launcher.args"; while :; do sleep 0.1; done"#;
+        trap '' TERM INT HUP; echo $$ >"$FAKE/launcher.pid"; touch "$FAKE/launcher.args"; for turn in $(seq 1200); do sleep 0.1; done"#;
     place.script("path/mpiexec", stubborn);
     let child = start(&mut place.command(&["run", "true"]));
     let pid = launcher_pid(&place);
