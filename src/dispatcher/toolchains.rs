@@ -2,9 +2,10 @@
 //! driver and hashes a hundred megabytes, so it happens in a thread of its own while the actions that need it wait.
 //!
 //! A compiler that is replaced while the job runs is noticed: the programs' stamps are compared for every action, the
-//! libraries' every [`LIBRARIES_EVERY`].
+//! libraries' every second ([`Stamps`]).
 
-use crate::driver::toolchain::{self, Stamp, ToolchainKey, Unusable};
+use crate::driver::toolchain::stamps::{Stamp, Stamps, stamp};
+use crate::driver::toolchain::{self, ToolchainKey, Unusable};
 use crate::wire::{ActionId, Bytes, Digest, Invocation, ShippedFile, Toolchain, ToolchainId};
 use anyhow::Result;
 use std::collections::{HashMap, HashSet};
@@ -12,9 +13,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
-
-const LIBRARIES_EVERY: Duration = Duration::from_secs(1);
+use std::time::Duration;
 
 /// A driver that could not be used is given another chance after this: what it lacked may be there by now.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -30,9 +29,7 @@ pub enum Lookup {
 
 struct Entry {
     known: Known,
-    programs: Vec<(Bytes, Stamp)>,
-    libraries: Vec<(Bytes, Stamp)>,
-    checked: Instant,
+    files: Stamps,
     /// LD_LIBRARY_PATH names folders: all libraries are compared for every action.
     own_libraries: bool,
 }
@@ -92,7 +89,7 @@ impl Toolchains {
         std::thread::spawn(move || {
             let result = toolchain::inspect(&key).map(|toolchain| {
                 let files = toolchain.files.iter().chain(&toolchain.behind.same);
-                let stamps = files.map(|f| (f.path.clone(), toolchain::stamp(&f.path))).collect();
+                let stamps = files.map(|f| (f.path.clone(), stamp(&f.path))).collect();
                 (toolchain, stamps)
             });
             // The dispatcher may have stopped meanwhile; nobody needs the answer then.
@@ -111,15 +108,12 @@ impl Toolchains {
         while let Ok((key, result)) = self.receiver.try_recv() {
             let mut entry = Entry {
                 known: Err("toolchain-unknown".to_owned()),
-                programs: vec![(key.driver().to_vec(), toolchain::stamp(key.driver()))],
-                libraries: Vec::new(),
-                checked: Instant::now(),
+                files: Stamps::new([(key.driver().to_vec(), stamp(key.driver()))], &[key.driver().to_vec()]),
                 own_libraries: key.has_library_path(),
             };
             match result {
                 Ok((toolchain, stamps)) => {
-                    let is_program = |(path, _): &(Bytes, Stamp)| toolchain.programs.contains(path);
-                    (entry.programs, entry.libraries) = stamps.into_iter().partition(is_program);
+                    entry.files = Stamps::new(stamps, &toolchain.programs);
                     entry.known = Ok(self.number(toolchain));
                 }
                 Err(Unusable { reason, detail }) => {
@@ -156,15 +150,10 @@ impl Toolchains {
 
 impl Entry {
     fn is_unchanged(&mut self) -> bool {
-        let same = |files: &[(Bytes, Stamp)]| files.iter().all(|(path, then)| toolchain::stamp(path) == *then);
-        if !same(&self.programs) || (self.known.is_err() && self.checked.elapsed() > RETRY_AFTER) {
+        if self.known.is_err() && self.files.age() > RETRY_AFTER {
             return false;
         }
         // Folders of the user's own change as builds go on.
-        if !self.own_libraries && self.checked.elapsed() < LIBRARIES_EVERY {
-            return true;
-        }
-        self.checked = Instant::now();
-        same(&self.libraries)
+        self.files.are_current(self.own_libraries)
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod behind;
 pub mod closure;
+pub mod stamps;
 
 use super::search;
 use crate::wire::{Bytes, Invocation, Toolchain};
@@ -13,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use closure::Closure;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -56,15 +56,6 @@ impl ToolchainKey {
         let (_, value) = self.variables.iter().find(|(known, _)| *known == name)?;
         value.as_deref().map(OsStr::from_bytes)
     }
-}
-
-/// A file's identity without its content: enough to notice that it was replaced.
-pub type Stamp = Option<(u64, u64, u64, [i64; 4])>;
-
-/// The stamp of `path` now; `None` when it is absent.
-pub fn stamp(path: &[u8]) -> Stamp {
-    let m = std::fs::metadata(OsStr::from_bytes(path)).ok()?;
-    Some((m.dev(), m.ino(), m.size(), [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()]))
 }
 
 /// Why a driver's compiles stay on this host.

@@ -363,10 +363,7 @@ impl Worker {
                 let answer = self.toolchains.ask(id, *toolchain, &mut self.store);
                 self.answer_toolchain(id, answer)?;
             }
-            ToRank::Shipped { id } => {
-                self.shipped.push(id);
-                self.look_at_shipped()?;
-            }
+            ToRank::Shipped { id } => self.shipped.push(id),
             ToRank::Assign(assignment) => {
                 let action = assignment.action;
                 if let Err(refusal) = self.begin(*assignment) {

@@ -14,7 +14,7 @@
 
 use crate::driver::toolchain::behind::PRELOADED;
 use crate::driver::toolchain::closure::MACHINE;
-use crate::driver::toolchain::{Stamp, stamp};
+use crate::driver::toolchain::stamps::{Stamp, Stamps, stamp};
 use crate::environment::{self, value_of};
 use crate::wire::{Bytes, Digest, SameFile, ShippedFile, Toolchain, ToolchainId, Unfit, Variable};
 use crate::worker::home::Home;
@@ -28,10 +28,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How often libraries are compared again; as on the head.
-const OTHERS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a rank can say of a toolchain.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,32 +45,10 @@ pub struct Usable {
     folder: Option<PathBuf>,
     is_shipped: bool,
     behind_is_shipped: bool,
-    own: Own,
+    /// Files of this host that are the head's, as they were when they were compared with them.
+    own: Stamps,
     /// Differs from that of the same toolchain when it ran from other files.
     pub generation: u64,
-}
-
-/// Files of this host that are the head's, as they were when they were compared.
-#[derive(Default)]
-struct Own {
-    /// Programs, and the driver first of all, are compared for every compile.
-    programs: Vec<(Bytes, Stamp)>,
-    others: Vec<(Bytes, Stamp)>,
-    compared: Option<Instant>,
-}
-
-impl Own {
-    fn is_unchanged(&mut self) -> bool {
-        let same = |files: &[(Bytes, Stamp)]| files.iter().all(|(path, then)| stamp(path) == *then);
-        if !same(&self.programs) {
-            return false;
-        }
-        if self.compared.is_some_and(|at| at.elapsed() < OTHERS_EVERY) {
-            return true;
-        }
-        self.compared = Some(Instant::now());
-        same(&self.others)
-    }
 }
 
 impl Usable {
@@ -88,7 +62,7 @@ impl Usable {
             folder: None,
             is_shipped: false,
             behind_is_shipped: false,
-            own: Own::default(),
+            own: Stamps::new([], &[]),
             generation: 0,
         }
     }
@@ -198,7 +172,7 @@ impl Toolchains {
 
     /// `None`: this host's files are what they were. Else they are looked at anew, and this is to be said.
     pub fn look_again(&mut self, id: ToolchainId, store: &mut Store) -> Option<Answer> {
-        if self.usable.get_mut(&id)?.own.is_unchanged() {
+        if self.usable.get_mut(&id)?.own.are_current(false) {
             return None;
         }
         let Usable { toolchain, generation, folder, .. } = self.usable.remove(&id)?;
@@ -211,12 +185,11 @@ impl Toolchains {
         Some(answer)
     }
 
-    fn own_files(&self, toolchain: &Toolchain, [is_shipped, behind_is_shipped]: [bool; 2]) -> Own {
+    fn own_files(&self, toolchain: &Toolchain, [is_shipped, behind_is_shipped]: [bool; 2]) -> Stamps {
         let of_programs = toolchain.files.iter().filter(|_| !is_shipped);
         let behind = toolchain.behind.same.iter().filter(|_| !behind_is_shipped);
         let files = of_programs.chain(behind).map(|file| (file.path.clone(), self.verifier.stamp(&file.path)));
-        let (programs, others) = files.partition(|(path, _)| toolchain.programs.contains(path));
-        Own { programs, others, compared: Some(Instant::now()) }
+        Stamps::new(files, &toolchain.programs)
     }
 
     /// The store is in another folder now, and what was laid out in the old one goes with it: those toolchains are to be
