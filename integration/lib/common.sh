@@ -205,4 +205,10 @@ fi
 # Worker ranks that cannot see DIR; the file counts them (see integration/hide).
 hiding() { echo "$here/hide --report $work/hidden $1 --"; }
 
+# Shell commands, in namespaces for the host's name and for mounts, that make a worker believe to be a host of its own;
+# and the start of such a worker.
+# shellcheck disable=SC2016 # for the inner shell
+own_host='hostname host-$$ && mount -t tmpfs shm /dev/shm'
+as_own_host() { echo "unshare --uts --mount sh -c '$own_host && exec \"\$@\"' sh"; }
+
 hidden_ranks() { sort -u "$work/hidden" 2>/dev/null | wc -l; }

@@ -17,7 +17,8 @@ export CCACHE_DISABLE=1
 #   make     configuration is a command run in the tree, build holds make's options and goals
 #   cmake    configuration holds cmake's options, build holds ninja's options and goals
 # The last two are shell words and see $cc, $cxx and $warnings. What a configuration starts is no TU: it always runs
-# without ranks; makefiles' questions to the compiler are no TUs either, but run on ranks. (re2 is missing because Debian's tarball lacks sources that are generated from downloads.)
+# without ranks; makefiles' questions to the compiler are no TUs either, but run on ranks. (re2 is missing because
+# Debian's tarball lacks sources that are generated from downloads.)
 projects_table() {
     cat <<'TABLE'
 lua      | lua5.4   | gcc clang | 34    | 34   | make  | true | -C src "CC=$cc -std=gnu99" "MYCFLAGS=-g -MMD $warnings" linux
