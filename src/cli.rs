@@ -4,6 +4,7 @@
 use crate::connection::Connection;
 use crate::driver;
 use crate::error::{Failure, exit};
+use crate::keeper;
 use crate::masquerade;
 use crate::paths::{self, Installation};
 use crate::ranks::RankOptions;
@@ -152,6 +153,9 @@ enum Action {
         #[command(flatten)]
         dispatcher: Dispatcher,
     },
+    /// See to the removal of a session's folder on this host, when all its ranks are gone (ranks start this)
+    #[command(name = keeper::COMMAND, hide = true)]
+    Keep { folder: PathBuf },
     /// End the running dispatcher and all its ranks
     #[command(after_help = STOP_HELP)]
     Stop {
@@ -181,6 +185,7 @@ pub fn main(argv: Vec<OsString>) -> u8 {
         Action::Explain { json, command } => explain(json, &command),
         Action::Status { json, dispatcher } => print_status(json, &dispatcher.path()),
         Action::Stop { dispatcher } => stop(&dispatcher.path()),
+        Action::Keep { folder } => keep(&folder),
     })
 }
 
@@ -266,6 +271,11 @@ fn print_status(json: bool, socket: &Path) -> Result<u8, Failure> {
         true => format!("{:#}\n", status::json(&stats, true)),
         false => status::table(&stats),
     }))
+}
+
+fn keep(folder: &Path) -> Result<u8, Failure> {
+    let explain = |e: io::Error| Failure::new(exit::USAGE, format!("cannot keep {}: {e}", folder.display()));
+    keeper::keep(folder).map(|()| 0).map_err(explain)
 }
 
 fn stop(socket: &Path) -> Result<u8, Failure> {

@@ -12,6 +12,9 @@ use std::{env, fs, io};
 /// File name of the program that the ranks run.
 pub const RANK_NAME: &str = "mpicc-proxy-rank";
 
+/// File name of the user's command.
+const COMMAND_NAME: &str = "mpicc-proxy";
+
 /// Default name of the history's file, in the user's cache directory. It ends in the version of the tables' layout.
 pub const HISTORY_NAME: &str = "history-1.sqlite";
 
@@ -139,6 +142,14 @@ impl Installation {
             io::Error::new(io::ErrorKind::PermissionDenied, what)
         })?;
         Ok(program)
+    }
+
+    /// The user's command.
+    ///
+    /// # Errors
+    /// As [`Installation::sibling`].
+    pub fn command(&self) -> io::Result<PathBuf> {
+        self.sibling(OsStr::new(COMMAND_NAME))
     }
 
     /// The program that ranks run.

@@ -3,31 +3,29 @@
 //! ```text
 //! <base>/mpicc-proxy-<uid>-<session>/   0700
 //!     lock        every rank holds it shared; who gets it exclusively at the end removes the folder
+//!     keeper      held by the process that sees to that whatever happens to the ranks
 //!     cas/        contents, shared by all ranks of the host (`store`)
 //!     tc-<hex>/   toolchains that are not the host's own, also shared (`toolchain`)
 //!     r<rank>/    socket and task folders of one rank
 //! ```
 //!
-//! A folder whose lock nobody holds is left over from a crash and is removed by the next session. A rank that is ended
-//! through exit(3) by somebody else leaves nothing: Open MPI's own thread does that the moment the launcher is gone,
-//! and the rank, which looks once a second, may not have noticed yet.
+//! A rank that is killed removes nothing. A process outside the job, one per host, sees to the folder then ([`crate::keeper`]).
+//! Should that be killed, too, as schedulers do, the next session removes folders whose lock nobody holds.
 //!
 //! # Where
 //! In memory (`/dev/shm`) if there is room and programs may be mapped from it, else in TMPDIR (`/tmp`); where neither has
 //! room the one with more. Containers often have a `/dev/shm` of 64 MiB, read-only or none. A host where
 //! no folder can be made at all compiles nothing; rank 0 is told, and no build fails.
 
+use crate::keeper::{self, PREFIX, lock, lock_folder};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use std::cmp::Reverse;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-
-const PREFIX: &str = "mpicc-proxy-";
 
 /// A file system with this many bytes free is taken without looking further: room for the headers of a large project
 /// and a few objects with debug information.
@@ -40,15 +38,7 @@ const ROOMY_FILES: u64 = 10_000;
 pub struct Home {
     root: PathBuf,
     rank_folder: PathBuf,
-}
-
-/// What this process has to remove in the end: for [`Home`]s as they are dropped, and for exit(3), which drops nothing.
-static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
-
-struct Held {
-    root: PathBuf,
-    rank_folder: PathBuf,
-    lock: Flock<File>,
+    lock: Option<Flock<File>>,
 }
 
 /// What a file system offers.
@@ -88,11 +78,10 @@ impl Home {
 
     fn enter(root: &Path, uid: u32, rank: i32) -> Result<Home> {
         let lock = join(root, uid)?;
+        keeper::start(root);
         let rank_folder = root.join(format!("r{rank}"));
-        held().push(Held { root: root.to_path_buf(), rank_folder: rank_folder.clone(), lock });
-        remove_at_exit();
         // From here on, dropping it cleans up.
-        let home = Home { root: root.to_path_buf(), rank_folder };
+        let home = Home { root: root.to_path_buf(), rank_folder, lock: Some(lock) };
         make_private(&home.contents())?;
         make_private(&home.rank_folder)?;
         Ok(home)
@@ -132,50 +121,12 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // Locked until all is gone, so that an exit(3) of another thread waits for it.
-        let mut held = held();
-        if let Some(index) = held.iter().position(|held| held.rank_folder == self.rank_folder) {
-            held.swap_remove(index).leave();
-        }
-    }
-}
-
-impl Held {
-    /// Removes what is this rank's; the last rank of the host removes everything.
-    fn leave(self) {
-        let Held { root, rank_folder, lock: shared } = self;
-        remove(&rank_folder);
-        drop(shared);
-        if let Ok(_last) = lock(&root.join("lock"), FlockArg::LockExclusiveNonblock) {
-            remove(&root);
-        }
-    }
-}
-
-fn held() -> MutexGuard<'static, Vec<Held>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn remove_at_exit() {
-    extern "C" fn leave_all() {
-        for held in std::mem::take(&mut *held()) {
-            held.leave();
-        }
-    }
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
-        // SAFETY: the function is there for as long as the program, and does not unwind.
-        unsafe { libc::atexit(leave_all) };
-    });
-}
-
-/// Removes `folder`. At exit(3) other threads and compilers may still be making files in it.
-fn remove(folder: &Path) {
-    const TRIES: u32 = 10;
-    for _ in 0..TRIES {
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            _ => break,
+        let _ = fs::remove_dir_all(&self.rank_folder);
+        if let Some(shared) = self.lock.take() {
+            drop(shared);
+            if let Ok(_last) = lock_folder(&self.root, FlockArg::LockExclusiveNonblock) {
+                let _ = fs::remove_dir_all(&self.root);
+            }
         }
     }
 }
@@ -219,10 +170,10 @@ fn join(root: &Path, uid: u32) -> Result<Flock<File>> {
         if owner.uid() != uid || !owner.is_dir() {
             bail!("{} belongs to somebody else", root.display());
         }
-        let held = lock(&root.join("lock"), FlockArg::LockShared).context("cannot lock it")?;
-        // Another session may have taken the folder for a left-over just before we locked it.
-        if fs::metadata(root.join("lock")).is_ok_and(|m| held.metadata().is_ok_and(|own| own.ino() == m.ino())) {
-            return Ok(held);
+        match lock_folder(root, FlockArg::LockShared) {
+            // Another session took the folder for a left-over just before we locked it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result.context("cannot lock it"),
         }
     }
     bail!("somebody keeps removing {}", root.display());
@@ -234,11 +185,6 @@ fn make_private(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
     }
-}
-
-fn lock(path: &Path, how: FlockArg) -> io::Result<Flock<File>> {
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
 }
 
 fn remove_stale(base: &Path, prefix: &str) {
@@ -277,36 +223,15 @@ mod tests {
     fn a_crashed_sessions_folder_is_removed_and_a_living_one_is_not() {
         let base = tempfile::tempdir().unwrap();
         let bases = [base.path().to_path_buf()];
-        let crashed = Home::open_in(&bases, "dead", 1).unwrap();
+        let mut crashed = Home::open_in(&bases, "dead", 1).unwrap();
         let dead_root = crashed.root.clone();
-        held().retain(|held| held.rank_folder != crashed.rank_folder);
-        drop(crashed);
-        assert!(dead_root.exists());
+        drop(crashed.lock.take());
+        std::mem::forget(crashed);
         let living = Home::open_in(&bases, "alive", 1).unwrap();
         assert!(!dead_root.exists());
         let other = Home::open_in(&bases, "other", 1).unwrap();
         assert!(living.root.exists());
         drop(other);
-    }
-
-    /// The test's program again, which opens a folder and is ended by another thread of its own, as Open MPI does it.
-    #[test]
-    fn exit_of_another_thread_leaves_nothing() {
-        const BASE: &str = "HOME_TEST_BASE";
-        if let Some(base) = std::env::var_os(BASE) {
-            let home = Home::open_in(&[base.into()], "s", 1).unwrap();
-            fs::write(home.contents().join("content"), "").unwrap();
-            // SAFETY: ends the process, and this is what is tried.
-            std::thread::spawn(|| unsafe { libc::exit(7) }).join().unwrap();
-        }
-        let base = tempfile::tempdir().unwrap();
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "worker::home::tests::exit_of_another_thread_leaves_nothing"])
-            .env(BASE, base.path())
-            .status()
-            .unwrap();
-        assert_eq!(status.code(), Some(7));
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }
 
     #[test]

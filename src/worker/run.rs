@@ -55,7 +55,7 @@ pub fn start(invocation: &Invocation, around: &Surroundings<'_>) -> Result<Runni
     let environment = strings(&remote_environment(invocation, around))?;
     let scratch = CString::new(around.scratch.as_os_str().as_bytes())?;
     // MPI libraries do not mark all their descriptors; a compiler must not keep a peer's connection open.
-    close_all_on_exec();
+    crate::signals::close_all_on_exec();
     let actions = FileActions::new()?;
     match around.stdin {
         Some(fd) => actions.duplicate(fd, 0)?,
@@ -181,13 +181,6 @@ fn strings(parts: &[Bytes]) -> Result<Vec<CString>> {
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
-}
-
-fn close_all_on_exec() {
-    const FIRST: u32 = 3;
-    const CLOEXEC: u32 = 1 << 2;
-    // SAFETY: marks descriptors; nothing is closed here. Kernels before 5.11 refuse, and descriptors stay as they are.
-    unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, CLOEXEC) };
 }
 
 fn check(code: i32) -> Result<()> {
