@@ -9,7 +9,7 @@ use crate::paths;
 use crate::publish::publish;
 use crate::rusage::{self, Laps};
 use crate::wire::{ActionResult, Bytes, ClientCpu, Exit, Invocation, Stdin, Stream, ToClient, ToDispatcher};
-use crate::{signals, stdin, viewpoint};
+use crate::{jobserver, signals, stdin, viewpoint};
 use mpicc_proxy_abi::driver::{self as names, Dialect};
 use mpicc_proxy_abi::env;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,6 +34,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often a waiting client looks whether another one has given up already.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a client whose dispatcher died waits for the token that was lent. It may be held by jobs that wait for this
+/// one, which then has to go on without.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a compile that was meant for a rank runs here.
 struct Fallback {
@@ -201,13 +205,28 @@ impl Client {
         if silent.exists() {
             return Err(uncounted("dispatcher-silent", io::ErrorKind::TimedOut.into()));
         }
+        let jobserver = jobserver::find(&self.environment);
         let parse_us = laps.lap_us();
         let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
-        connection.send(&ToDispatcher::Compile(invocation)).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let request = ToDispatcher::Compile {
+            invocation: Box::new(invocation),
+            jobserver: jobserver.clone().map_err(str::to_owned),
+        };
+        connection.send(&request).map_err(|error| uncounted("dispatcher-gone", error))?;
         let ask_us = laps.lap_us();
-        let answer = receive(&mut connection, &silent).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
-            _ => uncounted("dispatcher-gone", error),
+        let mut lent = false;
+        let answer = receive(&mut connection, &silent, &mut lent).map_err(|error| {
+            if let Ok(jobserver) = &jobserver
+                && lent
+            {
+                // Nobody else will. What runs here from now on needs it.
+                jobserver::take(jobserver, TOKEN_PATIENCE);
+                let _ = connection.send(&ToDispatcher::TookBack);
+            }
+            match error.kind() {
+                io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
+                _ => uncounted("dispatcher-gone", error),
+            }
         })?;
         let (result, received) = match answer {
             Answer::Result(result, received) => (result, received),
@@ -344,13 +363,14 @@ fn receive_from_living(connection: &mut Connection, silent: &Path) -> io::Result
     }
 }
 
-/// Collects a result. Nothing is published before it is whole.
-fn receive(connection: &mut Connection, silent: &Path) -> io::Result<Answer> {
+/// Collects a result. Nothing is published before it is whole. `lent`: the dispatcher has the token of this job.
+fn receive(connection: &mut Connection, silent: &Path, lent: &mut bool) -> io::Result<Answer> {
     let mut received = Received::default();
     loop {
         let (head, payload) = receive_from_living(connection, silent)?;
         match head {
             ToClient::Heartbeat => {}
+            ToClient::Lent => *lent = true,
             ToClient::Chunk { stream: Stream::Stdout } => append(&mut received.stdout, payload),
             ToClient::Chunk { stream: Stream::Stderr } => append(&mut received.stderr, payload),
             ToClient::Chunk { stream: Stream::Output(index) } => {

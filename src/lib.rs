@@ -21,6 +21,7 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod jobserver;
 pub mod keeper;
 pub mod launcher;
 #[cfg(feature = "ranks")]

@@ -121,6 +121,16 @@ pub fn table(stats: &Stats) -> String {
         parts(&stats.dispatcher_cpu_parts_s),
         parts(&stats.client_cpu_parts_s)
     );
+    let tokens = &stats.tokens;
+    if tokens.lent > 0 {
+        let _ = writeln!(
+            text,
+            "jobserver: {} lent, {} of them handed on at once, {} late",
+            count(tokens.lent, "token"),
+            tokens.handed_on,
+            tokens.late
+        );
+    }
     let each = &stats.per_action;
     let _ = writeln!(
         text,

@@ -137,6 +137,19 @@ impl Invocation {
     }
 }
 
+/// The GNU make jobserver that an invocation belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jobserver {
+    /// Device and inode of its pipe or FIFO.
+    pub id: (u64, u64),
+    /// What opens its ends.
+    pub read: Bytes,
+    pub write: Bytes,
+    /// Process and start time (proc(5)) of the job that the invocation is, or is a part of: the child of make to which
+    /// make gave a token.
+    pub job: (i32, u64),
+}
+
 /// Where bytes of a result belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
@@ -202,8 +215,10 @@ pub struct ActionResult {
 pub enum ToDispatcher {
     /// First frame of every connection; `version` must be [`VERSION`].
     Hello { version: u32 },
-    /// Please compile.
-    Compile(Invocation),
+    /// Please compile. With the name of a reason if there is no jobserver whose token could be lent meanwhile.
+    Compile { invocation: Box<Invocation>, jobserver: Result<Jobserver, String> },
+    /// The client, which hears nothing any more, took its token back itself. Nothing is answered.
+    TookBack,
     /// For the statistics: this invocation runs locally. Nothing is answered.
     Local { reason: String, client_cpu_us: u64 },
     /// For the statistics: the result was published. Nothing is answered.
@@ -237,6 +252,9 @@ pub enum ToClient {
     },
     /// The dispatcher is alive; sent to every client that waits.
     Heartbeat,
+    /// The token of the client's job was lent. It is taken back before the last frame is sent; who gets none takes it
+    /// back itself.
+    Lent,
     /// Forget the chunks so far: the action starts over on another rank.
     Restart,
     /// The last frame of a remote compile.
@@ -555,6 +573,19 @@ pub struct Stats {
     pub bytes_from_workers: u64,
     pub misses: u64,
     pub retries: u64,
+    pub tokens: TokenCounts,
+}
+
+/// Tokens of GNU make's jobservers that clients lent while they waited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCounts {
+    pub lent: u64,
+    /// Of these, those that went to another client of ours at once.
+    pub handed_on: u64,
+    /// Not to be had when their client was ready to end: taken later.
+    pub late: u64,
+    /// Why compiles on ranks lent none.
+    pub unlent_reasons: BTreeMap<String, u64>,
 }
 
 /// Spreads over the last few thousand remote compiles.
@@ -744,7 +775,9 @@ mod tests {
         garbage[8] = 0xee;
         assert!(take_frame::<ToDispatcher>(&mut garbage).is_err());
         // A vector that claims 2^60 elements must fail on the limit, not on memory.
-        let mut bomb = frame(&ToDispatcher::Compile(invocation()), b"").unwrap();
+        let mut bomb =
+            frame(&ToDispatcher::Compile { invocation: Box::new(invocation()), jobserver: Err(String::new()) }, b"")
+                .unwrap();
         bomb[12..20].copy_from_slice(&(1u64 << 60).to_le_bytes());
         assert!(take_frame::<ToDispatcher>(&mut bomb).is_err());
     }

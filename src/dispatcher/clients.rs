@@ -5,6 +5,7 @@
 //! The socket lives in a folder only its owner may enter, and a peer with another uid is turned away. What a client
 //! sends is length-limited; a malformed frame closes its connection and nothing else.
 
+use super::broker::JobserverId;
 use crate::event::Interest;
 use crate::wire::{self, ActionId, ToClient, ToDispatcher};
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,8 @@ struct Client {
 pub enum Token {
     Listener,
     Client(ClientId),
+    /// The read end of a jobserver.
+    Jobserver(JobserverId),
     /// A descriptor of the loop itself.
     Wake,
     Signal,
@@ -132,6 +135,11 @@ impl Clients {
                 self.clients.remove(&id);
             }
         }
+    }
+
+    /// The action that a connection waits for.
+    pub fn action(&self, id: ClientId) -> Option<ActionId> {
+        self.clients.get(&id)?.action
     }
 
     /// Notes which action a connection waits for.

@@ -4,7 +4,8 @@
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
 
-pub mod clients;
+pub mod broker;
+mod clients;
 mod environments;
 mod figures;
 pub mod files;
@@ -15,6 +16,7 @@ mod meter;
 pub mod queue;
 mod ranks;
 mod shipments;
+mod tokens;
 mod toolchains;
 
 use crate::batch::Batch;
@@ -25,8 +27,8 @@ use crate::paths;
 use crate::rusage;
 use crate::wire::{
     self, ActionFigures, ActionId, ActionResult, Also, Assignment, BEAT, BEATS_PER_MESSAGE, ClientCpu, Digest, Exit,
-    FromRank, Invocation, Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit,
-    Viewpoint, Want,
+    FromRank, Invocation, Jobserver, Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId,
+    Unfit, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -43,6 +45,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use tokens::Tokens;
 use toolchains::{Lookup, Toolchains};
 
 /// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
@@ -66,6 +69,7 @@ pub struct Options {
 struct Action {
     client: ClientId,
     invocation: Invocation,
+    jobserver: Result<Jobserver, String>,
     toolchain: ToolchainId,
     /// The epoch in which it was assigned: what its record ids mean.
     epoch: u32,
@@ -94,6 +98,7 @@ struct Dispatcher {
     toolchains: Toolchains,
     shipments: Shipments,
     environments: Environments,
+    tokens: Tokens,
     meter: Meter,
     figures: Figures,
     actions: BTreeMap<ActionId, Action>,
@@ -138,6 +143,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         toolchains: Toolchains::new()?,
         shipments: Shipments::default(),
         environments: Environments::default(),
+        tokens: Tokens::default(),
         meter: Meter::default(),
         figures: Figures::default(),
         actions: BTreeMap::new(),
@@ -186,6 +192,7 @@ impl Dispatcher {
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
+            self.tokens.interest(&mut interest);
             self.meter.enter(Part::Wait);
             let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             self.meter.enter(Part::Rest);
@@ -194,6 +201,9 @@ impl Dispatcher {
             }
             for ready in ready {
                 self.handle_ready(ready)?;
+            }
+            if self.tokens.release_overdue() {
+                self.give_last_frames();
             }
         }
         Ok(())
@@ -208,6 +218,10 @@ impl Dispatcher {
                 let before = self.meter.enter(Part::Sockets);
                 self.clients.accept();
                 self.meter.enter(before);
+            }
+            Token::Jobserver(jobserver) => {
+                self.tokens.take(jobserver);
+                self.give_last_frames();
             }
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
@@ -229,6 +243,7 @@ impl Dispatcher {
                     }
                     if let Some(action) = over.and_then(|over| over.action) {
                         self.actions.remove(&action);
+                        self.tokens.abandon(action);
                         self.step(Event::Abandoned { action })?;
                     }
                 }
@@ -240,12 +255,12 @@ impl Dispatcher {
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
             ToDispatcher::Hello { .. } => {}
-            ToDispatcher::Compile(invocation) if invocation.viewpoint != self.viewpoint => {
+            ToDispatcher::Compile { invocation, .. } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
                 self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
                 self.note_local(reason);
             }
-            ToDispatcher::Compile(invocation) => {
+            ToDispatcher::Compile { invocation, jobserver } => {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
@@ -253,7 +268,8 @@ impl Dispatcher {
                     action,
                     Action {
                         client,
-                        invocation,
+                        invocation: *invocation,
+                        jobserver,
                         toolchain: 0,
                         epoch: 0,
                         running: None,
@@ -265,6 +281,11 @@ impl Dispatcher {
                 match lookup {
                     Lookup::Pending => {}
                     Lookup::Known(known) => self.submit(action, known)?,
+                }
+            }
+            ToDispatcher::TookBack => {
+                if let Some(action) = self.clients.action(client) {
+                    self.tokens.forget(action);
                 }
             }
             ToDispatcher::Local { reason, client_cpu_us } => {
@@ -369,7 +390,32 @@ impl Dispatcher {
             state.running = Some(running);
         }
         self.charge(action, sent_before);
+        self.lend(action);
         Ok(())
+    }
+
+    /// The action has a slot on a rank, so its job needs none of make's.
+    fn lend(&mut self, action: ActionId) {
+        let Some(Action { client, jobserver, .. }) = self.actions.get(&action) else { return };
+        if self.tokens.lend(action, jobserver) {
+            self.clients.send(*client, &ToClient::Lent, &[]);
+        }
+        self.give_last_frames();
+    }
+
+    /// Ends a client's waiting, as soon as it has its token.
+    fn answer_at_last(&mut self, action: ActionId, client: ClientId, last: ToClient) {
+        self.tokens.finish(action, client, last);
+        self.give_last_frames();
+    }
+
+    fn give_last_frames(&mut self) {
+        for (client, last) in self.tokens.released() {
+            let before = self.meter.enter(Part::Sockets);
+            self.clients.set_action(client, None);
+            self.clients.send(client, &last, &[]);
+            self.meter.enter(before);
+        }
     }
 
     /// Books what was sent since `sent_before` to an action.
@@ -380,9 +426,8 @@ impl Dispatcher {
     }
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
-        if let Some(action) = self.actions.remove(&action) {
-            self.clients.set_action(action.client, None);
-            self.clients.send(action.client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+        if let Some(Action { client, .. }) = self.actions.remove(&action) {
+            self.answer_at_last(action, client, ToClient::RunLocally { reason: reason.clone() });
         }
         self.note_local(reason);
     }
@@ -584,7 +629,8 @@ impl Dispatcher {
             self.stats.actions.failed += 1;
         }
         self.ranks.note_finished(rank, result.cpu_us);
-        let Some(action) = self.actions.remove(&action) else { return };
+        let number = action;
+        let Some(action) = self.actions.remove(&number) else { return };
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: action.sent_bytes });
         if action.epoch == self.tree.epoch()
             && let Some(running) = &action.running
@@ -593,10 +639,7 @@ impl Dispatcher {
             let paths: Vec<_> = used.into_iter().filter_map(|id| self.tree.path_of(id)).collect();
             self.history.learn(running, &paths, &self.tree);
         }
-        let before = self.meter.enter(Part::Sockets);
-        self.clients.set_action(action.client, None);
-        self.clients.send(action.client, &ToClient::Done(result), &[]);
-        self.meter.enter(before);
+        self.answer_at_last(number, action.client, ToClient::Done(result));
     }
 
     fn beat(&mut self) -> Result<()> {
@@ -614,8 +657,8 @@ impl Dispatcher {
                 self.tell(rank, &ToRank::Heartbeat)?;
             }
             let _ = std::fs::remove_file(&self.silence_mark);
-            for action in self.actions.values() {
-                self.clients.send(action.client, &ToClient::Heartbeat, &[]);
+            for client in self.actions.values().map(|action| action.client).chain(self.tokens.waiting()) {
+                self.clients.send(client, &ToClient::Heartbeat, &[]);
             }
         }
         Ok(())
@@ -649,6 +692,7 @@ impl Dispatcher {
             wall_s: self.started.elapsed().as_secs_f64(),
             compile_cpu_s: ranks.iter().map(|rank| rank.cpu_s).sum(),
             ranks,
+            tokens: self.tokens.counts().clone(),
             dispatcher_cpu_s: cpu_us as f64 / 1e6,
             dispatcher_cpu_parts_s: self.meter.seconds(cpu_us),
             per_action: self.figures.per_action(),
@@ -660,8 +704,12 @@ impl Dispatcher {
 
     /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
     fn shut_down(mut self, options: &Options) {
-        for action in std::mem::take(&mut self.actions).into_values() {
-            self.clients.send(action.client, &ToClient::RunLocally { reason: "dispatcher-stopped".to_owned() }, &[]);
+        for (id, action) in std::mem::take(&mut self.actions) {
+            // Who lent a token takes it back itself when the connection ends.
+            if !self.tokens.is_lent(id) {
+                let reason = "dispatcher-stopped".to_owned();
+                self.clients.send(action.client, &ToClient::RunLocally { reason }, &[]);
+            }
         }
         self.clients.close();
         self.history.close();

@@ -1,0 +1,321 @@
+//! Whose token is where, as a pure state machine: knows no pipe and no clock.
+//!
+//! A compile on a rank needs no slot of make's, so while it runs its client lends the token of its job: the dispatcher
+//! writes it into the jobserver, and make starts another job. Before the client ends, which for make is the end of the
+//! job, a token is taken out again. What is out of balance at any time is written down here:
+//!
+//! ```text
+//! bytes written - bytes taken  =  open lends + debts
+//! ```
+//!
+//! # Rules
+//! * A job lends one token, however many compilers it runs at once: it has no more.
+//! * A client that comes while another waits for its token hands its own over to that one, and no byte moves. Without
+//!   this, clients that are done pile up: make is faster at taking tokens.
+//! * A client that is done waits for its token for a bounded time. Then it goes, and the token is a debt. make may hold
+//!   all tokens for jobs that wait for this one (`-l`, a lock around the compiler).
+//! * A client that dies has lent what make takes for free: make sees the end of the job. That is a debt, too.
+//! * Debts are paid with the next token that is to be had.
+
+use crate::wire::ActionId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+/// Device and inode of the pipe or FIFO.
+pub type JobserverId = (u64, u64);
+
+/// Process and start time of a child of make.
+pub type Job = (i32, u64);
+
+/// What lending a token comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lending {
+    /// It is to be written into the jobserver.
+    Write,
+    /// This client, which is done, has it now.
+    HandedTo(ActionId),
+    /// It paid a debt.
+    PaidDebt,
+    /// The job has lent its token already.
+    Refused,
+}
+
+struct Lend {
+    jobserver: JobserverId,
+    job: Job,
+    /// Its client is done, and waits until then.
+    until: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Account {
+    jobs: BTreeSet<Job>,
+    waiting: VecDeque<ActionId>,
+    debts: u32,
+}
+
+/// The tokens lent to all jobservers.
+#[derive(Default)]
+pub struct Broker {
+    lends: BTreeMap<ActionId, Lend>,
+    accounts: BTreeMap<JobserverId, Account>,
+}
+
+impl Broker {
+    /// The client of `action` lends the token of its `job`.
+    pub fn lend(&mut self, action: ActionId, jobserver: JobserverId, job: Job) -> Lending {
+        let account = self.accounts.entry(jobserver).or_default();
+        if !account.jobs.insert(job) {
+            return Lending::Refused;
+        }
+        self.lends.insert(action, Lend { jobserver, job, until: None });
+        if let Some(waiting) = account.waiting.front().copied() {
+            self.end(waiting);
+            return Lending::HandedTo(waiting);
+        }
+        if account.debts > 0 {
+            account.debts -= 1;
+            return Lending::PaidDebt;
+        }
+        Lending::Write
+    }
+
+    /// It could not be written, or its client took it back itself.
+    pub fn unlend(&mut self, action: ActionId) {
+        self.end(action);
+    }
+
+    /// The client of `action` is done. `true`: it has its token. `false`: it waits until `until`.
+    pub fn finish(&mut self, action: ActionId, until: Instant) -> bool {
+        let Some(lend) = self.lends.get_mut(&action) else { return true };
+        lend.until = Some(until);
+        self.accounts.entry(lend.jobserver).or_default().waiting.push_back(action);
+        false
+    }
+
+    /// The client of `action` is gone.
+    pub fn abandon(&mut self, action: ActionId) {
+        if let Some(jobserver) = self.end(action) {
+            self.accounts.entry(jobserver).or_default().debts += 1;
+        }
+    }
+
+    /// A token was taken. The client that has it now; `None`: it paid a debt.
+    pub fn took(&mut self, jobserver: JobserverId) -> Option<ActionId> {
+        let account = self.accounts.get_mut(&jobserver)?;
+        let Some(action) = account.waiting.front().copied() else {
+            account.debts = account.debts.checked_sub(1).expect("only what is owed is taken");
+            return None;
+        };
+        self.end(action);
+        Some(action)
+    }
+
+    /// Those that waited long enough; what they lent are debts now.
+    pub fn overdue(&mut self, now: Instant) -> Vec<ActionId> {
+        let is_overdue = |lend: &Lend| lend.until.is_some_and(|until| until <= now);
+        let overdue: Vec<_> = self.lends.iter().filter(|(_, lend)| is_overdue(lend)).map(|(id, _)| *id).collect();
+        for action in &overdue {
+            self.abandon(*action);
+        }
+        overdue
+    }
+
+    /// Nobody writes to the jobserver any more. The clients that waited for it.
+    pub fn closed(&mut self, jobserver: JobserverId) -> Vec<ActionId> {
+        self.lends.retain(|_, lend| lend.jobserver != jobserver);
+        self.accounts.remove(&jobserver).map(|account| account.waiting.into()).unwrap_or_default()
+    }
+
+    /// A token is to be taken from it as soon as there is one.
+    pub fn is_owed(&self, jobserver: JobserverId) -> bool {
+        self.accounts.get(&jobserver).is_some_and(|account| !account.waiting.is_empty() || account.debts > 0)
+    }
+
+    /// Something of it is lent or owed. What is not is forgotten.
+    pub fn is_open(&mut self, jobserver: JobserverId) -> bool {
+        let is_open =
+            self.accounts.get(&jobserver).is_some_and(|account| !account.jobs.is_empty() || account.debts > 0);
+        if !is_open {
+            self.accounts.remove(&jobserver);
+        }
+        is_open
+    }
+
+    pub fn is_lent(&self, action: ActionId) -> bool {
+        self.lends.contains_key(&action)
+    }
+
+    fn end(&mut self, action: ActionId) -> Option<JobserverId> {
+        let Lend { jobserver, job, .. } = self.lends.remove(&action)?;
+        if let Some(account) = self.accounts.get_mut(&jobserver) {
+            account.jobs.remove(&job);
+            account.waiting.retain(|waiting| *waiting != action);
+        }
+        Some(jobserver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const PIPE: JobserverId = (1, 2);
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_token_goes_out_and_comes_back() {
+        let mut broker = Broker::default();
+        assert_eq!(broker.lend(1, PIPE, (10, 0)), Lending::Write);
+        assert!(broker.is_open(PIPE) && !broker.is_owed(PIPE));
+        assert!(!broker.finish(1, soon()));
+        assert!(broker.is_owed(PIPE));
+        assert_eq!(broker.took(PIPE), Some(1));
+        assert!(!broker.is_open(PIPE) && !broker.is_lent(1));
+        assert!(broker.finish(1, soon()), "lent nothing");
+    }
+
+    #[test]
+    fn a_job_lends_once() {
+        let mut broker = Broker::default();
+        assert_eq!(broker.lend(1, PIPE, (10, 0)), Lending::Write);
+        assert_eq!(broker.lend(2, PIPE, (10, 0)), Lending::Refused);
+        assert!(broker.finish(2, soon()));
+        assert_eq!(broker.lend(3, PIPE, (10, 1)), Lending::Write, "another process with that id");
+        assert_eq!(broker.lend(4, (1, 3), (10, 0)), Lending::Write, "another jobserver");
+        broker.finish(1, soon());
+        assert_eq!(broker.lend(5, PIPE, (10, 0)), Lending::Refused, "its token is not back yet");
+        broker.took(PIPE);
+        assert_eq!(broker.lend(6, PIPE, (10, 0)), Lending::Write);
+    }
+
+    #[test]
+    fn who_comes_hands_over_to_who_waits_longest() {
+        let mut broker = Broker::default();
+        for action in 1..=3 {
+            broker.lend(action, PIPE, (action as i32, 0));
+        }
+        broker.finish(2, soon());
+        broker.finish(1, soon());
+        assert_eq!(broker.lend(4, PIPE, (4, 0)), Lending::HandedTo(2));
+        assert_eq!(broker.lend(5, PIPE, (5, 0)), Lending::HandedTo(1));
+        assert_eq!(broker.lend(6, PIPE, (6, 0)), Lending::Write);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_is_owed() {
+        let mut broker = Broker::default();
+        let now = Instant::now();
+        broker.lend(1, PIPE, (1, 0));
+        broker.lend(2, PIPE, (2, 0));
+        broker.lend(3, PIPE, (3, 0));
+        broker.finish(1, now + Duration::from_millis(300));
+        assert!(broker.overdue(now).is_empty());
+        assert_eq!(broker.overdue(now + Duration::from_millis(300)), [1]);
+        broker.abandon(2);
+        assert!(broker.is_owed(PIPE));
+        assert_eq!(broker.lend(4, PIPE, (4, 0)), Lending::PaidDebt);
+        assert_eq!(broker.took(PIPE), None);
+        assert!(!broker.is_owed(PIPE) && broker.is_open(PIPE));
+        broker.finish(3, soon());
+        assert_eq!(broker.closed(PIPE), [3]);
+        assert!(!broker.is_open(PIPE));
+        broker.abandon(4);
+        assert!(!broker.is_open(PIPE), "it is gone, and so are its debts");
+    }
+
+    /// A make with some tokens, clients that come, are served, die, or take their token back themselves, in any order:
+    /// the books always agree with the pipe, and in the end it holds what it held before.
+    #[test]
+    fn tokens_are_neither_lost_nor_made() {
+        for seed in 1..300u64 {
+            let mut random = seed;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let tokens = 1 + next(4) as i64;
+            // The pipe, and jobs that hold a token of it: make starts one for each token it takes.
+            let (mut pipe, mut local) = (tokens, Vec::<ActionId>::new());
+            let mut broker = Broker::default();
+            let (mut lent, mut done): (Vec<ActionId>, Vec<ActionId>) = (Vec::new(), Vec::new());
+            let (mut action, mut written, mut taken) = (0, 0i64, 0i64);
+            let start = Instant::now();
+            let released = |ids: &[ActionId], done: &mut Vec<ActionId>, pipe: &mut i64| {
+                for id in ids {
+                    let at = done.iter().position(|one| one == id).expect("only who is done is released");
+                    done.swap_remove(at);
+                    // It ends, and make has the job's token back.
+                    *pipe += 1;
+                }
+            };
+            for step in 0..400 {
+                let now = start + Duration::from_millis(step);
+                let ending = step >= 300;
+                match next(7) {
+                    0 | 1 if pipe > 0 && !ending => {
+                        pipe -= 1;
+                        action += 1;
+                        local.push(action);
+                    }
+                    2 if !local.is_empty() => {
+                        let id = local.swap_remove(next(local.len() as u64) as usize);
+                        match broker.lend(id, PIPE, (id as i32, 0)) {
+                            Lending::Write => (pipe, written) = (pipe + 1, written + 1),
+                            Lending::HandedTo(other) => released(&[other], &mut done, &mut pipe),
+                            Lending::PaidDebt => {}
+                            Lending::Refused => unreachable!("every job has one action here"),
+                        }
+                        lent.push(id);
+                    }
+                    3 if !lent.is_empty() => {
+                        let id = lent.swap_remove(next(lent.len() as u64) as usize);
+                        assert!(!broker.finish(id, now + Duration::from_millis(next(20))));
+                        done.push(id);
+                    }
+                    4 if !lent.is_empty() && next(3) == 0 => {
+                        broker.abandon(lent.swap_remove(0));
+                        pipe += 1;
+                    }
+                    5 if !lent.is_empty() && pipe > 0 && next(3) == 0 => {
+                        broker.unlend(lent.swap_remove(0));
+                        (pipe, taken) = (pipe - 1, taken + 1);
+                        pipe += 1; // its end
+                    }
+                    _ => {
+                        while broker.is_owed(PIPE) && pipe > 0 {
+                            (pipe, taken) = (pipe - 1, taken + 1);
+                            let who = broker.took(PIPE);
+                            released(who.as_slice(), &mut done, &mut pipe);
+                        }
+                        released(&broker.overdue(now), &mut done, &mut pipe);
+                    }
+                }
+                let open = broker.lends.len() as i64;
+                let debts = broker.accounts.get(&PIPE).map_or(0, |account| i64::from(account.debts));
+                assert_eq!(written - taken, open + debts, "seed {seed}");
+                assert_eq!(open, (lent.len() + done.len()) as i64, "seed {seed}");
+            }
+            // The rest comes to its end.
+            pipe += local.len() as i64;
+            for id in lent {
+                broker.finish(id, start);
+                done.push(id);
+            }
+            released(&broker.overdue(start), &mut done, &mut pipe);
+            released(&broker.overdue(start + Duration::from_secs(1)), &mut done, &mut pipe);
+            while broker.is_owed(PIPE) {
+                pipe -= 1;
+                assert_eq!(broker.took(PIPE), None);
+            }
+            assert_eq!((pipe, done.len()), (tokens, 0), "seed {seed}");
+            assert!(!broker.is_open(PIPE));
+        }
+    }
+}
