@@ -40,12 +40,12 @@ struct Cli {
 
 const HELP: &str = "\
 Start here:
-  mpicc-proxy run -- make -j64            inside an allocation, or on one machine
+  mpicc-proxy run -- make -j8             inside an allocation, or on one machine
   mpicc-proxy explain -- gcc -c x.c       would this run on a rank, and if not, why
 
 Or start the ranks once, and build in another shell as often as you like:
   mpiexec -n 9 mpicc-proxy dispatch
-  LD_PRELOAD=/path/to/libmpicc-proxy.so make -j64
+  LD_PRELOAD=/path/to/libmpicc-proxy.so make -j8
 
 Environment:
   MPICC_PROXY=off                switch everything off

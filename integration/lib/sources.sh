@@ -31,6 +31,7 @@ debian_archives() {
         'Component: main' | sort -u
 }
 
+# write_sources_list [SUITE]: the machine's suites, or this one instead.
 write_sources_list() {
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg option='' archives uri suite
     mkdir -p "$sources/apt"
@@ -43,16 +44,16 @@ write_sources_list() {
     [ -n "$archives" ] || die "no Debian archive among the sources of apt (see: apt-get indextargets)"
     [ ! -f "$keyring" ] || option="[signed-by=$keyring] "
     while read -r uri suite; do
-        echo "deb-src $option$uri $suite main"
-    done <<<"$archives" >"$sources/apt/sources.list"
+        echo "deb-src $option$uri ${1:-$suite} main"
+    done <<<"$archives" | sort -u >"$sources/apt/sources.list"
 }
 
-# fetch_source PACKAGE: downloads it unless the cache has it; prints the path of its .dsc.
+# fetch_source PACKAGE [SUITE]: downloads it unless the cache has it; prints the path of its .dsc.
 fetch_source() {
-    local package=$1 folder=$sources/$1 part
+    local package=$1 folder=$sources/$1${2:+-$2} part
     if ! compgen -G "$folder/*.dsc" >/dev/null; then
         echo "fetching the source package $package" >&2
-        write_sources_list
+        write_sources_list "${2:-}"
         local own=(-o "Dir::Etc::SourceList=$sources/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
         part=$(mktemp -d "$sources/.$package.XXXXXX")
         if ! (cd "$part" && private_apt "${own[@]}" update && private_apt "${own[@]}" source --download-only "$package") \
@@ -66,10 +67,31 @@ fetch_source() {
     echo "$folder"/*.dsc
 }
 
-# unpack_source PACKAGE DIR: upstream's tree, without Debian's patches (lua's would bring in libtool, for one).
+# unpack_source PACKAGE DIR [SUITE]: upstream's tree, without Debian's patches (lua's would bring in libtool, for one).
 unpack_source() {
     local dsc
     mkdir -p "$sources"
-    dsc=$(fetch_source "$1") || return
+    dsc=$(fetch_source "$1" "${3:-}") || return
     dpkg-source --no-check --no-copy --skip-patches -x "$dsc" "$2" >/dev/null
+}
+
+# newer_make: builds GNU make 4.4, whose jobserver is a FIFO, from Debian 13's sources unless the cache has it; prints its
+# path.
+newer_make() {
+    local built=$sources/make-4.4 tree
+    if [ ! -x "$built" ]; then
+        mkdir -p "$sources"
+        tree=$(mktemp -d "$sources/.make.XXXXXX")
+        unpack_source make-dfsg "$tree/make" trixie || return
+        # Its documentation is not free for Debian, and missing. The other directories are all that make(1) needs.
+        mkdir -p "$tree/make/doc" && touch "$tree/make/doc/Makefile.in"
+        if ! (cd "$tree/make" && ./configure --disable-nls --disable-dependency-tracking --without-guile &&
+            make -j2 -C lib && make -j2 make) >"$tree/log" 2>&1 </dev/null; then
+            tail -n 20 "$tree/log" >&2
+            die "cannot build make 4.4"
+        fi
+        cp "$tree/make/make" "$built.new" && mv "$built.new" "$built"
+        rm -rf "$tree"
+    fi
+    echo "$built"
 }

@@ -1,5 +1,6 @@
 //! Rank 0: takes invocations from clients, decides through [`queue`] which rank compiles them, shows the ranks the
-//! head's tree ([`files`]), and passes results back. One thread, one loop; it never blocks in MPI or on a client.
+//! head's tree ([`files`]), lends the tokens of their jobs to make ([`broker`]), and passes results back. One thread, one
+//! loop; it never blocks in MPI or on a client.
 //!
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
