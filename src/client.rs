@@ -35,9 +35,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a waiting client looks whether another one has given up already.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a client whose dispatcher died waits for the token that was lent. It may be held by jobs that wait for this
-/// one, which then has to go on without.
-const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client whose dispatcher died waits for the token that was lent: many may, and make takes tokens, too. They
+/// may all be held by jobs that wait for this one, which then has to go on without.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a compile that was meant for a rank runs here.
 struct Fallback {
@@ -219,9 +219,11 @@ impl Client {
             if let Ok(jobserver) = &jobserver
                 && lent
             {
-                // Nobody else will. What runs here from now on needs it.
-                jobserver::take(jobserver, TOKEN_PATIENCE);
-                let _ = connection.send(&ToDispatcher::TookBack);
+                // Nobody else will, and what runs here from now on needs it. A dispatcher that lives after all has to know
+                // who took it.
+                if jobserver::take(jobserver, TOKEN_PATIENCE) {
+                    let _ = connection.send(&ToDispatcher::TookBack);
+                }
             }
             match error.kind() {
                 io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),

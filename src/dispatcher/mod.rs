@@ -236,11 +236,16 @@ impl Dispatcher {
                 if ready.writable {
                     self.clients.write(client);
                 }
+                // Its last frame and its end may come together.
+                let action = self.clients.action(client);
                 let read = ready.readable.then(|| self.clients.read(client));
                 self.meter.enter(before);
                 if let Some((frames, over)) = read {
                     for frame in frames {
-                        self.handle_frame(client, frame)?;
+                        match (frame, action) {
+                            (ToDispatcher::TookBack, Some(action)) => self.tokens.forget(action),
+                            (frame, _) => self.handle_frame(client, frame)?,
+                        }
                     }
                     if let Some(action) = over.and_then(|over| over.action) {
                         self.actions.remove(&action);
@@ -255,7 +260,7 @@ impl Dispatcher {
 
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
-            ToDispatcher::Hello { .. } => {}
+            ToDispatcher::Hello { .. } | ToDispatcher::TookBack => {}
             ToDispatcher::Compile { invocation, .. } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
                 self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
@@ -282,11 +287,6 @@ impl Dispatcher {
                 match lookup {
                     Lookup::Pending => {}
                     Lookup::Known(known) => self.submit(action, known)?,
-                }
-            }
-            ToDispatcher::TookBack => {
-                if let Some(action) = self.clients.action(client) {
-                    self.tokens.forget(action);
                 }
             }
             ToDispatcher::Local { reason, client_cpu_us } => {
