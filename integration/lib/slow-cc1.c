@@ -1,4 +1,4 @@
-/* A compiler proper that takes its time and no CPU: writes an empty assembler file after half a second. gcc -B finds it. */
+/* A compiler proper that takes its time and no CPU: writes an empty assembler file after a second. gcc -B finds it. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@ int main(int argc, char **argv)
     for (int i = 1; i + 1 < argc; i++)
         if (strcmp(argv[i], "-o") == 0)
             output = argv[i + 1];
-    usleep(500000);
+    usleep(1000000);
     FILE *file = output ? fopen(output, "w") : NULL;
     if (!file)
         return 1;
