@@ -205,9 +205,9 @@ impl Client {
         if silent.exists() {
             return Err(uncounted("dispatcher-silent", io::ErrorKind::TimedOut.into()));
         }
-        let jobserver = jobserver::find(&self.environment);
         let parse_us = laps.lap_us();
         let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
+        let jobserver = jobserver::find(&self.environment);
         let request = ToDispatcher::Compile {
             invocation: Box::new(invocation),
             jobserver: jobserver.clone().map_err(str::to_owned),
@@ -216,14 +216,13 @@ impl Client {
         let ask_us = laps.lap_us();
         let mut lent = false;
         let answer = receive(&mut connection, &silent, &mut lent).map_err(|error| {
-            if let Ok(jobserver) = &jobserver
-                && lent
+            // Nobody else will take it, and what runs here from now on needs it. A dispatcher that lives after all has to
+            // know who did.
+            if lent
+                && let Ok(jobserver) = &jobserver
+                && jobserver::take(jobserver, TOKEN_PATIENCE)
             {
-                // Nobody else will, and what runs here from now on needs it. A dispatcher that lives after all has to know
-                // who took it.
-                if jobserver::take(jobserver, TOKEN_PATIENCE) {
-                    let _ = connection.send(&ToDispatcher::TookBack);
-                }
+                let _ = connection.send(&ToDispatcher::TookBack);
             }
             match error.kind() {
                 io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),

@@ -44,8 +44,7 @@ pub fn find(environment: &[Bytes]) -> Result<Jobserver, &'static str> {
         let Some(parent) = Process::read(&job.parent.to_string()) else { break };
         if let Some([read, write]) = parent.ends(place) {
             let id = identity(&read).filter(|id| identity(&write) == Some(*id)).ok_or("jobserver-gone")?;
-            let ends = [read, write].map(|end| end.into_os_string().into_vec());
-            let [read, write] = ends;
+            let [read, write] = [read, write].map(|end| end.into_os_string().into_vec());
             return Ok(Jobserver { id, read, write, job: (job.pid, job.started) });
         }
         job = parent;

@@ -580,7 +580,7 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCounts {
     pub lent: u64,
-    /// Of these, those that went to another client of ours at once.
+    /// Of these, those that another client of ours, or what was owed, took at once: no byte was written.
     pub handed_on: u64,
     /// Not to be had when their client was ready to end: taken later.
     pub late: u64,

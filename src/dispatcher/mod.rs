@@ -5,8 +5,8 @@
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
 
-pub mod broker;
-mod clients;
+mod broker;
+pub mod clients;
 mod environments;
 mod figures;
 pub mod files;
@@ -630,17 +630,16 @@ impl Dispatcher {
             self.stats.actions.failed += 1;
         }
         self.ranks.note_finished(rank, result.cpu_us);
-        let number = action;
-        let Some(action) = self.actions.remove(&number) else { return };
-        self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: action.sent_bytes });
-        if action.epoch == self.tree.epoch()
-            && let Some(running) = &action.running
+        let Some(state) = self.actions.remove(&action) else { return };
+        self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });
+        if state.epoch == self.tree.epoch()
+            && let Some(running) = &state.running
             && let Some(used) = used.list()
         {
             let paths: Vec<_> = used.into_iter().filter_map(|id| self.tree.path_of(id)).collect();
             self.history.learn(running, &paths, &self.tree);
         }
-        self.answer_at_last(number, action.client, ToClient::Done(result));
+        self.answer_at_last(action, state.client, ToClient::Done(result));
     }
 
     fn beat(&mut self) -> Result<()> {

@@ -49,7 +49,7 @@ impl Tokens {
         }
     }
 
-    fn try_lend<'a>(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'a str> {
+    fn try_lend(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'static str> {
         let Jobserver { id, read, write, job } = jobserver;
         if !self.read_ends.contains_key(id) {
             let end = open_end(read, OFlag::O_RDONLY, *id).ok_or("jobserver-unreachable")?;
@@ -61,7 +61,6 @@ impl Tokens {
                     .is_some_and(|end| nix::unistd::write(&end, b"+").is_ok_and(|bytes| bytes == 1));
                 if !written {
                     self.broker.unlend(action);
-                    self.close_unused(*id);
                     return Err("jobserver-unreachable");
                 }
             }
@@ -100,7 +99,7 @@ impl Tokens {
         self.broker.is_lent(action)
     }
 
-    /// Waits for tokens that are owed.
+    /// Waits for tokens that are owed, and closes the read ends of jobservers that nothing is lent to.
     pub fn interest(&mut self, interest: &mut Interest<Token>) {
         let broker = &mut self.broker;
         self.read_ends.retain(|id, _| broker.is_open(*id));
@@ -158,11 +157,5 @@ impl Tokens {
 
     fn release(&mut self, actions: impl IntoIterator<Item = ActionId>) {
         self.released.extend(actions.into_iter().filter_map(|action| self.held.remove(&action)));
-    }
-
-    fn close_unused(&mut self, jobserver: JobserverId) {
-        if !self.broker.is_open(jobserver) {
-            self.read_ends.remove(&jobserver);
-        }
     }
 }

@@ -9,8 +9,9 @@
 //!     r<rank>/    socket and task folders of one rank
 //! ```
 //!
-//! A rank that is killed removes nothing. A process outside the job, one per host, sees to the folder then ([`crate::keeper`]).
-//! Should that be killed, too, as schedulers do, the next session removes folders whose lock nobody holds.
+//! A rank that is killed removes nothing. A process outside the job, one per host, sees to the folder then
+//! ([`crate::keeper`]). Should that be killed, too, as schedulers do, the next session removes folders whose lock nobody
+//! holds.
 //!
 //! # Where
 //! In memory (`/dev/shm`) if there is room and programs may be mapped from it, else in TMPDIR (`/tmp`); where neither has
@@ -190,13 +191,13 @@ fn make_private(path: &Path) -> io::Result<()> {
 fn remove_stale(base: &Path, prefix: &str) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(prefix);
-        let path = entry.path().join("lock");
+        let folder = entry.path();
         // A folder without a lock file is just being made by another rank.
         if is_ours
-            && path.exists()
-            && let Ok(_unused) = lock(&path, FlockArg::LockExclusiveNonblock)
+            && folder.join("lock").exists()
+            && let Ok(_unused) = lock_folder(&folder, FlockArg::LockExclusiveNonblock)
         {
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = fs::remove_dir_all(folder);
         }
     }
 }
