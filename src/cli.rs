@@ -361,6 +361,7 @@ mod tests {
             socket: Some(PathBuf::from(OsStr::from_bytes(b"/tmp/\xff"))),
             slots: Some(3),
             store_bytes: Some("64M".parse().unwrap()),
+            local_jobs: Some(5),
             ready_file: Some("r".into()),
             history: Some("h".into()),
         };
@@ -368,6 +369,7 @@ mod tests {
         let back = Rank::try_parse_from(words).unwrap().options;
         assert_eq!(back.to_arguments(), options.to_arguments());
         assert_eq!((back.slots, back.store_bytes), (options.slots, options.store_bytes));
+        assert_eq!(back.local_jobs, options.local_jobs);
         assert!(RankOptions::default().to_arguments().is_empty());
     }
 }

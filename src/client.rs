@@ -8,10 +8,12 @@ use crate::environment::{self, variable};
 use crate::paths;
 use crate::publish::publish;
 use crate::rusage::{self, Laps};
-use crate::wire::{ActionResult, Bytes, ClientCpu, Exit, Invocation, Stdin, Stream, ToClient, ToDispatcher};
+use crate::wire::{
+    ActionResult, Bytes, ClientCpu, Exit, Invocation, Place, SlotUser, Stdin, Stream, ToClient, ToDispatcher,
+};
 use crate::{jobserver, signals, stdin, viewpoint};
 use mpicc_proxy_abi::driver::{self as names, Dialect};
-use mpicc_proxy_abi::env;
+use mpicc_proxy_abi::{env, step};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -103,7 +105,7 @@ impl Client {
             Err(reason) => {
                 let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
                 self.log("local", reason.name(), &detail);
-                self.note_local(reason.name());
+                self.enter_locally(reason.name(), reason.is_work());
                 return self.become_driver();
             }
         };
@@ -157,6 +159,24 @@ impl Client {
         spelled_out.map_err(|error| Reason::at(Cause::MarchNative, format!("{error:#}").as_bytes()))
     }
 
+    /// What this process takes on the head as long as it runs here.
+    fn place(&self) -> Place {
+        match jobserver::find(&self.environment) {
+            Some(Ok(jobserver)) => Place::Token(jobserver),
+            Some(Err(reason)) => Place::FixedToken(reason.to_owned()),
+            None => Place::Slot(self.slot()),
+        }
+    }
+
+    fn slot(&self) -> SlotUser {
+        let value = variable(env::STEP).unwrap_or_default();
+        if value.as_bytes() == step::UNNAMED {
+            // ninja started nothing but this.
+            return SlotUser::Step(std::process::id());
+        }
+        step::parse(value.as_bytes()).map_or(SlotUser::Client, |(id, _)| SlotUser::Step(id))
+    }
+
     fn classify(&self) -> Verdict {
         let unknown = || Verdict::Local(driver::Reason::new(driver::Cause::UnknownOption));
         let name = |path: &OsStr| names::recognise(names::base_name(path.as_bytes()));
@@ -207,11 +227,8 @@ impl Client {
         }
         let parse_us = laps.lap_us();
         let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
-        let jobserver = jobserver::find(&self.environment);
-        let request = ToDispatcher::Compile {
-            invocation: Box::new(invocation),
-            jobserver: jobserver.clone().map_err(str::to_owned),
-        };
+        let place = self.place();
+        let request = ToDispatcher::Compile { invocation: Box::new(invocation), place: place.clone() };
         connection.send(&request).map_err(|error| uncounted("dispatcher-gone", error))?;
         let ask_us = laps.lap_us();
         let mut lent = false;
@@ -219,7 +236,7 @@ impl Client {
             // Nobody else will take it, and what runs here from now on needs it. A dispatcher that lives after all has to
             // know who did.
             if lent
-                && let Ok(jobserver) = &jobserver
+                && let Place::Token(jobserver) = &place
                 && jobserver::take(jobserver, TOKEN_PATIENCE)
             {
                 let _ = connection.send(&ToDispatcher::TookBack);
@@ -277,20 +294,27 @@ impl Client {
         }
         self.log("local", reason, detail);
         if !counted {
-            self.note_local(reason);
+            self.enter_locally(reason, true);
         }
         self.become_driver()
     }
 
-    /// Tells the dispatcher, if there is one, that this invocation runs here. A stuck one is left alone: once its
-    /// backlog is full, connecting would wait.
-    fn note_local(&self, reason: &str) {
+    /// Tells the dispatcher, if there is one, that this invocation runs here, and waits for a slot if it is work that no
+    /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait.
+    fn enter_locally(&self, reason: &str, is_work: bool) {
         let socket = paths::own_socket_path();
-        if paths::silence_mark(&socket).exists() {
+        let silent = paths::silence_mark(&socket);
+        if silent.exists() {
             return;
         }
-        let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us() };
-        let _ = Connection::open(&socket).and_then(|mut connection| connection.send(&note));
+        let slot = (is_work && !jobserver::is_named(&self.environment)).then(|| self.slot());
+        let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us(), slot };
+        // Without an answer it runs all the same.
+        let _ = Connection::open(&socket).and_then(|mut connection| {
+            connection.send(&note)?;
+            while slot.is_some() && !matches!(receive_from_living(&mut connection, &silent)?.0, ToClient::Go) {}
+            Ok(())
+        });
     }
 
     /// Executes the real driver in this process: same pid, same descriptors, same parent.
@@ -390,7 +414,7 @@ fn receive(connection: &mut Connection, silent: &Path, lent: &mut bool) -> io::R
                 return Ok(Answer::Result(result, received));
             }
             ToClient::RunLocally { reason } => return Ok(Answer::RunLocally(reason)),
-            ToClient::Status(_) | ToClient::Stopping => {
+            ToClient::Status(_) | ToClient::Stopping | ToClient::Go | ToClient::Parallelism { .. } => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"));
             }
         }

@@ -32,13 +32,26 @@ enum Place<'a> {
     Pipe { read: u32, write: u32 },
 }
 
-/// The jobserver of this process, or the name of the reason why nothing can be lent to one.
+/// The jobserver of this process, or the name of the reason why nothing can be lent to it. `None`: the environment names
+/// none (`-j1`, `-j` without a number, no make at all).
 ///
 /// # Errors
-/// `no-jobserver`: none is named (`-j1`, `-j` without a number, no make at all). `jobserver-gone`: no ancestor has it.
-pub fn find(environment: &[Bytes]) -> Result<Jobserver, &'static str> {
+/// `jobserver-gone`: no ancestor has it.
+pub fn find(environment: &[Bytes]) -> Option<Result<Jobserver, &'static str>> {
+    named(environment).map(find_at)
+}
+
+/// Does the environment name a jobserver?
+pub fn is_named(environment: &[Bytes]) -> bool {
+    named(environment).is_some()
+}
+
+fn named(environment: &[Bytes]) -> Option<Place<'_>> {
     let flags = |name| environment.iter().find_map(|entry| value_of(entry, name)).and_then(place);
-    let place = flags(b"MAKEFLAGS").or_else(|| flags(b"MFLAGS")).ok_or("no-jobserver")?;
+    flags(b"MAKEFLAGS").or_else(|| flags(b"MFLAGS"))
+}
+
+fn find_at(place: Place<'_>) -> Result<Jobserver, &'static str> {
     let mut job = Process::read("self").ok_or("jobserver-gone")?;
     for _ in 0..ANCESTORS_MAX {
         let Some(parent) = Process::read(&job.parent.to_string()) else { break };
@@ -210,11 +223,11 @@ mod tests {
 
     #[test]
     fn without_a_jobserver_there_is_a_reason() {
-        assert_eq!(find(&[b"PATH=/bin".to_vec()]), Err("no-jobserver"));
-        assert_eq!(find(&[b"MAKEFLAGS= -j1".to_vec()]), Err("no-jobserver"));
+        assert_eq!(find(&[b"PATH=/bin".to_vec()]), None);
+        assert_eq!(find(&[b"MAKEFLAGS= -j1".to_vec()]), None);
         // Whatever these numbers are in this process or its ancestors, no participant has them.
-        assert_eq!(find(&[b"MAKEFLAGS= -j4 --jobserver-auth=801,802".to_vec()]), Err("jobserver-gone"));
-        assert_eq!(find(&[b"MFLAGS=-j4 --jobserver-auth=fifo:/no/such".to_vec()]), Err("jobserver-gone"));
+        assert_eq!(find(&[b"MAKEFLAGS= -j4 --jobserver-auth=801,802".to_vec()]), Some(Err("jobserver-gone")));
+        assert_eq!(find(&[b"MFLAGS=-j4 --jobserver-auth=fifo:/no/such".to_vec()]), Some(Err("jobserver-gone")));
     }
 
     #[test]
@@ -239,7 +252,7 @@ mod tests {
     fn the_jobserver_of_a_real_make() {
         const CHILD: &str = "JOBSERVER_TEST_CHILD";
         if let Some(out) = std::env::var_os(CHILD) {
-            let found = find(&crate::environment::entries()).unwrap();
+            let found = find(&crate::environment::entries()).unwrap().unwrap();
             let make = nix::unistd::getppid().as_raw();
             assert!(found.read.starts_with(format!("/proc/{make}/fd/").as_bytes()) || found.read == found.write);
             assert_eq!(found.job.0, std::process::id() as i32);

@@ -21,6 +21,7 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod jobs;
 pub mod jobserver;
 pub mod keeper;
 pub mod launcher;

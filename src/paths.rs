@@ -70,7 +70,7 @@ pub fn history_file(given: Option<&Path>, variable: impl Fn(&OsStr) -> Option<Os
 /// the others need not, removed by the dispatcher when it is alive.
 pub fn silence_mark(socket: &Path) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
-    name.push(".silent");
+    name.push(OsStr::from_bytes(abi::socket::SILENCE_SUFFIX));
     name.into()
 }
 

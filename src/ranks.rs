@@ -82,6 +82,7 @@ impl Ranks {
             socket: Some(socket.clone()),
             slots: options.slots,
             store_bytes: options.store_bytes,
+            local_jobs: options.local_jobs,
             ready_file: Some(ready_file.clone()),
             history: options.history.clone(),
         };
@@ -287,6 +288,11 @@ pub struct RankOptions {
     #[arg(long, value_name = "SIZE")]
     pub store_bytes: Option<Size>,
 
+    /// Jobs on this machine at a time, for builds without a jobserver (ninja, `make -j` without a number) [default: the
+    /// CPUs that rank 0 may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub local_jobs: Option<u32>,
+
     /// Make this file, on rank 0, when every rank is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -312,10 +318,12 @@ impl RankOptions {
     pub fn to_arguments(&self) -> Vec<OsString> {
         let slots = self.slots.map(|slots| OsString::from(slots.to_string()));
         let store_bytes = self.store_bytes.map(|size| OsString::from(size.bytes().to_string()));
+        let local_jobs = self.local_jobs.map(|jobs| OsString::from(jobs.to_string()));
         let options = [
             ("--socket", self.socket.as_deref().map(Path::as_os_str)),
             ("--slots", slots.as_deref()),
             ("--store-bytes", store_bytes.as_deref()),
+            ("--local-jobs", local_jobs.as_deref()),
             ("--ready-file", self.ready_file.as_deref().map(Path::as_os_str)),
             ("--history", self.history.as_deref().map(Path::as_os_str)),
         ];

@@ -10,6 +10,7 @@
 use crate::connection::Connection;
 use crate::environment::{self, Change};
 use crate::error::{Failure, exit};
+use crate::jobs;
 use crate::launcher::Choice;
 use crate::paths::{self, Installation};
 use crate::ranks::Ranks;
@@ -56,6 +57,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE")]
     pub store_bytes: Option<Size>,
 
+    /// Jobs on this machine at a time, for a build that does not say itself (`make -jN` does) [default: the CPUs that
+    /// may be used]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub local_jobs: Option<u32>,
+
     /// What starts the ranks
     #[arg(long, value_enum, default_value_t, value_name = "LAUNCHER")]
     pub launcher: Choice,
@@ -101,11 +107,15 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
     let library = installation.library().map_err(Failure::no_ranks)?;
     let mut ranks = Ranks::start(options, &installation, &signals)?;
-    let changes = environment::of_command(
+    let mut changes = environment::of_command(
         environment::variable(abi::env::LD_PRELOAD).as_deref().map(OsStrExt::as_bytes),
         library.as_os_str().as_bytes(),
         ranks.socket.as_os_str().as_bytes(),
     );
+    let makeflags = environment::variable(jobs::MAKEFLAGS);
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let makeflags = makeflags.as_deref().map(OsStrExt::as_bytes);
+    changes.extend(jobs::change(&options.command, makeflags, options.local_jobs, cpus, |path| std::fs::read(path)));
     let mut watch = Watch::start(&ranks.socket);
     let ended = match run_command(&signals, &options.command, &changes, |now| Some(watch.look(now))) {
         Ok(ended) => ended,

@@ -21,7 +21,7 @@ use std::io;
 use std::time::Duration;
 
 /// Version of all messages; client, dispatcher and ranks refuse another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = mpicc_proxy_abi::step::PROTOCOL;
 
 /// Largest head: the environment and command line of one invocation (Linux limits them to 6 MiB together), or the
 /// records predicted for one action.
@@ -215,18 +215,43 @@ pub struct ActionResult {
 pub enum ToDispatcher {
     /// First frame of every connection; `version` must be [`VERSION`].
     Hello { version: u32 },
-    /// Please compile. With the name of a reason if there is no jobserver whose token could be lent meanwhile.
-    Compile { invocation: Box<Invocation>, jobserver: Result<Jobserver, String> },
+    /// Please compile. Meanwhile its place on the head is free for others.
+    Compile { invocation: Box<Invocation>, place: Place },
     /// The client, which hears nothing any more, took its token back itself. Nothing is answered.
     TookBack,
-    /// For the statistics: this invocation runs locally. Nothing is answered.
-    Local { reason: String, client_cpu_us: u64 },
+    /// For the statistics: this invocation runs locally. With what it takes a slot of the head for, answered by
+    /// [`ToClient::Go`] when there is one; else nothing is answered.
+    Local { reason: String, client_cpu_us: u64, slot: Option<SlotUser> },
     /// For the statistics: the result was published. Nothing is answered.
     Published(ClientCpu),
     /// Answered by [`ToClient::Status`].
     Status,
     /// End the job; answered by [`ToClient::Stopping`].
     Stop,
+    /// A ninja asks ([`mpicc_proxy_abi::step`]); answered by [`ToClient::Parallelism`].
+    Parallelism { within: u32 },
+    /// A process of a ninja's step asks ([`mpicc_proxy_abi::step`]); answered by [`ToClient::Go`].
+    Enter { step: u32 },
+}
+
+/// What entitles an invocation to run on the head, and is free for others while it runs on a rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// The token of its job.
+    Token(Jobserver),
+    /// The token of its job, which cannot be lent; the name of the reason.
+    FixedToken(String),
+    /// A slot of the head, of which the dispatcher keeps count.
+    Slot(SlotUser),
+}
+
+/// Who takes a slot of the head, until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotUser {
+    /// This step of a ninja, a process id.
+    Step(u32),
+    /// The client's own process.
+    Client,
 }
 
 /// CPU of a client whose compile ran on a rank, by what it did, in microseconds. Its exit is not among it.
@@ -250,7 +275,7 @@ pub enum ToClient {
     Chunk {
         stream: Stream,
     },
-    /// The dispatcher is alive; sent to every client that waits.
+    /// The dispatcher is alive; sent to everybody who waits. The library knows its number ([`mpicc_proxy_abi::step`]).
     Heartbeat,
     /// The token of the client's job was lent. It is taken back before the last frame is sent; who gets none takes it
     /// back itself.
@@ -265,6 +290,12 @@ pub enum ToClient {
     },
     Status(Box<Stats>),
     Stopping,
+    /// There is a slot of the head for whoever asked.
+    Go,
+    /// So many steps may run at once.
+    Parallelism {
+        steps: u32,
+    },
 }
 
 /// Names of things on the way between ranks. An answer carries the id of its question, so that one for a forgotten
@@ -574,6 +605,7 @@ pub struct Stats {
     pub misses: u64,
     pub retries: u64,
     pub tokens: TokenCounts,
+    pub local_slots: SlotCounts,
 }
 
 /// Tokens of GNU make's jobservers that clients lent while they waited.
@@ -586,6 +618,18 @@ pub struct TokenCounts {
     pub late: u64,
     /// Why compiles on ranks lent none.
     pub unlent_reasons: BTreeMap<String, u64>,
+}
+
+/// Slots of the head, for what runs there and no jobserver counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotCounts {
+    pub limit: u32,
+    /// Processes that waited for one.
+    pub waited: u64,
+    /// Given to others while a compile of their user was on a rank.
+    pub lent: u64,
+    /// Given beyond the limit to those that might have waited for ever.
+    pub beyond: u64,
 }
 
 /// Spreads over the last few thousand remote compiles.
@@ -750,6 +794,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_library_writes_and_reads_the_same_frames() {
+        use mpicc_proxy_abi::step::{self, Question};
+        let hello = frame(&ToDispatcher::Hello { version: VERSION }, b"").unwrap();
+        let table = [
+            (Question::Parallelism, ToDispatcher::Parallelism { within: 77 }),
+            (Question::Enter, ToDispatcher::Enter { step: 77 }),
+        ];
+        for (question, message) in table {
+            let frames = [hello.clone(), frame(&message, b"").unwrap()].concat();
+            assert_eq!(step::question(question, 77).as_slice(), frames, "{question:?}");
+        }
+        let words = |answer: ToClient| {
+            let bytes = frame(&answer, b"").unwrap();
+            assert!(bytes.len() <= LENGTHS_BYTES + step::ANSWER_BYTES_MAX);
+            let words = bytes[step::LENGTHS_BYTES..].chunks_exact(4);
+            words.map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(words(ToClient::Heartbeat), [step::HEARTBEAT]);
+        assert_ne!(words(ToClient::Go), [step::HEARTBEAT]);
+        assert_eq!(words(ToClient::Parallelism { steps: 66 })[1..], [66]);
+    }
+
+    #[test]
     fn frames_survive_arbitrary_splits() {
         let head = ToClient::RunLocally { reason: "link".into() };
         let bytes = frame(&head, b"payload").unwrap();
@@ -775,9 +842,11 @@ mod tests {
         garbage[8] = 0xee;
         assert!(take_frame::<ToDispatcher>(&mut garbage).is_err());
         // A vector that claims 2^60 elements must fail on the limit, not on memory.
-        let mut bomb =
-            frame(&ToDispatcher::Compile { invocation: Box::new(invocation()), jobserver: Err(String::new()) }, b"")
-                .unwrap();
+        let mut bomb = frame(
+            &ToDispatcher::Compile { invocation: Box::new(invocation()), place: Place::Slot(SlotUser::Client) },
+            b"",
+        )
+        .unwrap();
         bomb[12..20].copy_from_slice(&(1u64 << 60).to_le_bytes());
         assert!(take_frame::<ToDispatcher>(&mut bomb).is_err());
     }

@@ -48,7 +48,7 @@ def is_below_a_rank(pid):
 class Sample:
     """What runs now."""
 
-    def __init__(self, folder, group):
+    def __init__(self, folder, session):
         self.local, self.remote, self.clients = 0, 0, []
         jobs = {os.path.join(folder, name) for name in ("step", "slow/cc1")}
         for name in os.listdir("/proc"):
@@ -61,7 +61,7 @@ class Sample:
                     self.local += 1
             elif program.endswith("/mpicc-proxy-client"):
                 try:
-                    if os.getpgid(int(name)) == group:
+                    if os.getsid(int(name)) == session:
                         self.clients.append(int(name))
                 except ProcessLookupError:
                     pass

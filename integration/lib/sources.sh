@@ -95,3 +95,22 @@ newer_make() {
     fi
     echo "$built"
 }
+
+# newer_ninja: builds a ninja that is a client of make's jobserver (1.13 and later), from the sources of Debian 14
+# (forky), unless the cache has it; prints its path.
+newer_ninja() {
+    local built=$sources/ninja-newer tree
+    if [ ! -x "$built" ]; then
+        mkdir -p "$sources"
+        tree=$(mktemp -d "$sources/.ninja.XXXXXX")
+        unpack_source ninja-build "$tree/ninja" forky || return
+        # Upstream's own way without a ninja: one g++ after the other. It would run re2c only to make anew what is there.
+        if ! (cd "$tree/ninja" && CXX=g++ python3 -B configure.py --bootstrap) >"$tree/log" 2>&1 </dev/null; then
+            tail -n 20 "$tree/log" >&2
+            die "cannot build ninja"
+        fi
+        cp "$tree/ninja/ninja" "$built.new" && mv "$built.new" "$built"
+        rm -rf "$tree"
+    fi
+    echo "$built"
+}

@@ -12,6 +12,7 @@ use crate::entries::{self, Mention};
 use crate::fixed::{Fixed, bytes_of};
 use crate::keep::{Kept, Name, kept};
 use crate::sanitizer;
+use crate::step;
 use crate::sys;
 use crate::table::Strings;
 use core::ffi::c_char;
@@ -114,6 +115,12 @@ impl Survey {
         (!text.is_null()).then(|| unsafe { bytes_of(text) })
     }
 
+    /// The value that a child will see.
+    pub fn effective_value(&self, name: Name) -> Option<&[u8]> {
+        // SAFETY: `effective` returns C strings that live as long as what was surveyed, or for good.
+        self.effective(name).map(|text| unsafe { bytes_of(text) })
+    }
+
     /// The value that a child will see: this environment's, else the kept one. NUL-terminated.
     fn effective(&self, name: Name) -> Option<*const c_char> {
         let text = self.values[name as usize];
@@ -148,12 +155,11 @@ impl Survey {
         if self.effective(Name::Log).is_some() {
             return true;
         }
-        // SAFETY: `effective` returns C strings.
-        if self.effective(Name::Fallback).is_some_and(|text| env::is_forbid(unsafe { bytes_of(text) })) {
+        if self.effective_value(Name::Fallback).is_some_and(env::is_forbid) {
             return true;
         }
         if let Some(path) = self.effective(Name::Socket) {
-            // SAFETY: as above.
+            // SAFETY: `effective` returns C strings.
             return unsafe { sys::access(path, libc::F_OK) }.is_ok();
         }
         let mut path = [0; socket::SOCKET_PATH_BYTES_MAX];
@@ -175,6 +181,17 @@ impl Survey {
     }
 }
 
+/// The dispatcher's socket: its path's length in `out`. `None`: such a long name cannot be one.
+pub fn socket_path(survey: &Survey, out: &mut [u8; socket::SOCKET_PATH_BYTES_MAX]) -> Option<usize> {
+    match survey.effective_value(Name::Socket) {
+        Some(path) => {
+            out.get_mut(..path.len())?.copy_from_slice(path);
+            Some(path.len())
+        }
+        None => socket_by_rule(out),
+    }
+}
+
 /// The socket's path by the rule, as it was when the library was loaded.
 fn socket_by_rule(path: &mut [u8; socket::SOCKET_PATH_BYTES_MAX]) -> Option<usize> {
     socket::default_path(kept().runtime_dir(), sys::getuid(), path)
@@ -187,23 +204,32 @@ pub fn text_of(name: Name) -> &'static [u8] {
         Name::Socket => env::SOCKET,
         Name::Fallback => env::FALLBACK,
         Name::Log => env::LOG,
+        Name::Step => env::STEP,
         Name::Worker => env::WORKER,
     }
 }
 
-/// Calls `then` with the environment for a child that executes `image`: `envp` itself when it has all it should.
+/// Calls `then` with the environment for a child that executes `image`: `envp` itself when it has all it should. `step`
+/// replaces what it says of a step.
 ///
 /// # Safety
 /// `envp` is what `survey` was made of, and still unchanged.
 #[inline]
-pub unsafe fn with_child<R>(envp: Strings, survey: &Survey, image: Image, then: &impl Fn(Strings) -> R) -> R {
+pub unsafe fn with_child<R>(
+    envp: Strings,
+    survey: &Survey,
+    image: Image,
+    step: Option<&step::Variable>,
+    then: &impl Fn(Strings) -> R,
+) -> R {
     let kept = kept();
     let mention = survey.preload().map_or(Mention::No, |value| entries::mention(value, kept.library()));
     let complete = match image {
         // It would complain about us, and below it there is nothing to keep alive.
         Image::Foreign | Image::Instrumented => mention == Mention::No,
         Image::Other | Image::Native => {
-            mention == Mention::Exact
+            step.is_none()
+                && mention == Mention::Exact
                 && !Name::ALL.iter().any(|&name| survey.is_missing(name, kept))
                 && !survey.is_astray(kept)
         }
@@ -211,8 +237,9 @@ pub unsafe fn with_child<R>(envp: Strings, survey: &Survey, image: Image, then: 
     if complete {
         return then(envp);
     }
+    let own = step.filter(|_| image.loads_us()).map(|step| Own { name: env::STEP, text: step.as_ptr() });
     // SAFETY: promised by the caller.
-    unsafe { with_rewritten(envp, survey, image.loads_us(), None, &|new| then(new.unwrap_or(envp))) }
+    unsafe { with_rewritten(envp, survey, image.loads_us(), own, &|new| then(new.unwrap_or(envp))) }
 }
 
 /// Calls `then` with the environment for a client: without the library, with the driver's path. `driver` is the whole
@@ -227,7 +254,15 @@ pub unsafe fn with_client<R>(
     then: &impl Fn(Option<Strings>) -> R,
 ) -> R {
     // SAFETY: promised by the caller.
-    unsafe { with_rewritten(envp, survey, false, Some(driver), then) }
+    unsafe { with_rewritten(envp, survey, false, Some(Own { name: env::DRIVER, text: driver }), then) }
+}
+
+/// A variable that replaces those of its name.
+#[derive(Clone, Copy)]
+struct Own {
+    name: &'static [u8],
+    /// `NAME=value`, a C string.
+    text: *const c_char,
 }
 
 #[inline(never)]
@@ -235,7 +270,7 @@ unsafe fn with_rewritten<R>(
     envp: Strings,
     survey: &Survey,
     loads_us: bool,
-    driver: Option<*const c_char>,
+    own: Option<Own>,
     then: &impl Fn(Option<Strings>) -> R,
 ) -> R {
     let kept = kept();
@@ -262,7 +297,7 @@ unsafe fn with_rewritten<R>(
             by_rule.push(path.get(..len)?)
         });
     }
-    // LD_PRELOAD, the driver, our variables, the NULL.
+    // LD_PRELOAD, the one of our own, our variables, the NULL.
     let room = survey.len + 2 + Name::ALL.len() + 1;
     with_pointers(room, &|array| {
         let Some(array) = array else { return then(None) };
@@ -278,7 +313,7 @@ unsafe fn with_rewritten<R>(
             // SAFETY: a C string of the environment.
             let is_preload = unsafe { value(variable, env::LD_PRELOAD) }.is_some();
             // SAFETY: as above.
-            let is_stale = driver.is_some() && unsafe { value(variable, env::DRIVER) }.is_some();
+            let is_stale = own.is_some_and(|own| unsafe { value(variable, own.name) }.is_some());
             if !is_preload && !is_stale {
                 push(variable);
             } else if survey.preload.is_some_and(|(last, _)| last == index) && !preload_is_empty {
@@ -288,12 +323,13 @@ unsafe fn with_rewritten<R>(
         if survey.preload.is_none() && !preload_is_empty {
             push(preload.as_ptr());
         }
-        if let Some(driver) = driver {
-            push(driver);
+        if let Some(own) = own {
+            push(own.text);
         }
-        if loads_us || driver.is_some() {
+        if loads_us || own.is_some() {
             for name in Name::ALL {
                 if survey.is_missing(name, kept)
+                    && own.is_none_or(|own| own.name != text_of(name))
                     && let Some(variable) = kept.variable(name)
                 {
                     push(variable.as_ptr().cast());
@@ -348,7 +384,7 @@ mod tests {
         for name in Name::ALL.map(text_of).iter().chain(&[env::LD_PRELOAD, env::DRIVER, socket::RUNTIME_DIR]) {
             assert!(matches!(name[0], b'L' | b'M' | b'X'), "`survey` passes over {}", name.escape_ascii());
         }
-        assert_eq!([Name::Switch, Name::Socket, Name::Fallback, Name::Log].map(text_of), env::KEPT);
+        assert_eq!([Name::Switch, Name::Socket, Name::Fallback, Name::Log, Name::Step].map(text_of), env::KEPT);
     }
 
     #[test]

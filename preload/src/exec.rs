@@ -13,6 +13,7 @@ use crate::fixed::{Fixed, bytes_of};
 use crate::hook::{self, Mode};
 use crate::keep::kept;
 use crate::loader::{self, Command};
+use crate::step;
 use crate::sys;
 use crate::table::{Strings, next};
 use crate::target::{self, PathText, Target};
@@ -142,8 +143,9 @@ unsafe fn launch(call: &Call, envp: Strings) -> c_int {
         Verdict::Real(image) => image,
     };
     let image = if survey.preloads_sanitizer() { Image::Instrumented } else { image };
+    let step = step::of_child(&survey, image);
     // SAFETY: the caller's own call, with an environment that has more in it; the survey is of this `envp`.
-    unsafe { env::with_child(envp, &survey, image, &|envp| call.asked(envp)) }
+    unsafe { env::with_child(envp, &survey, image, step.as_ref(), &|envp| call.asked(envp)) }
 }
 
 /// What became of a call.
@@ -259,7 +261,7 @@ unsafe fn launch_in_worker(call: &Call, envp: Strings, survey: &Survey) -> c_int
     };
     let start = |call: &Call, path| {
         // SAFETY: the caller's own call, with the file that the head means; the survey is of this `envp`.
-        unsafe { env::with_child(envp, survey, Image::Native, &|envp| call.direct(path, envp)) }
+        unsafe { env::with_child(envp, survey, Image::Native, None, &|envp| call.direct(path, envp)) }
     };
     // SAFETY: the caller's array.
     let result = unsafe {

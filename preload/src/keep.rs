@@ -5,18 +5,19 @@
 use crate::fixed::Fixed;
 use core::cell::UnsafeCell;
 
-/// Our variables, as indices. The first four are [`mpicc_proxy_abi::env::KEPT`], in its order.
+/// Our variables, as indices. The first five are [`mpicc_proxy_abi::env::KEPT`], in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     Switch,
     Socket,
     Fallback,
     Log,
+    Step,
     Worker,
 }
 
 impl Name {
-    pub const ALL: [Name; 5] = [Name::Switch, Name::Socket, Name::Fallback, Name::Log, Name::Worker];
+    pub const ALL: [Name; 6] = [Name::Switch, Name::Socket, Name::Fallback, Name::Log, Name::Step, Name::Worker];
 }
 
 /// Room for the library's path, the longest log path, a socket's path and change. What does not fit is not kept.

@@ -21,6 +21,7 @@ mod path;
 mod runtime;
 mod sanitizer;
 mod start;
+mod step;
 mod sys;
 mod table;
 mod target;

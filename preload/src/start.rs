@@ -9,6 +9,7 @@ use crate::exec::{as_client, current_environ};
 use crate::fixed::bytes_of;
 use crate::hook::{self, Mode, Slot};
 use crate::keep::{Kept, Name, kept_mut};
+use crate::step;
 use crate::sys;
 use crate::table::Strings;
 use crate::target::{self, PathText};
@@ -54,6 +55,8 @@ fn start() {
     {
         // SAFETY: the kernel's own data.
         unsafe { catch(&stack, envp, &survey) };
+        // SAFETY: as above.
+        unsafe { step::start(stack.executed, envp, &survey) };
     }
 }
 
@@ -67,6 +70,8 @@ unsafe fn decide(survey: &Survey, stack: Option<Stack>, kept: &mut Kept) -> Opti
         keep(Name::Worker, value, kept)?;
         return Some(Mode::Worker);
     }
+    // SAFETY: the constructor.
+    unsafe { step::name_own(survey) };
     for name in Name::ALL {
         if let Some(value) = survey.value(name) {
             keep(name, value, kept)?;

@@ -266,6 +266,39 @@ pub unsafe fn symlink(target: *const c_char, path: *const c_char) -> Result<(), 
 
 /// A connected `SOCK_SEQPACKET` Unix socket, close-on-exec, with a number of at least `lowest`.
 pub fn connect_seqpacket(path: &[u8], lowest: c_int) -> Option<c_int> {
+    let low = unix_socket(libc::SOCK_SEQPACKET)?;
+    let lowest = lowest as usize;
+    // SAFETY: duplicates our own descriptor.
+    let high = unsafe { call(libc::SYS_fcntl, low.raw() as usize, libc::F_DUPFD_CLOEXEC as usize, lowest, 0, 0, 0) };
+    drop(low);
+    let fd = Fd(check(high).ok()? as c_int);
+    connect(&fd, path)?;
+    let raw = fd.raw();
+    core::mem::forget(fd);
+    Some(raw)
+}
+
+/// A connected `SOCK_STREAM` Unix socket; connecting, writing and reading wait for at most so long.
+pub fn connect_stream(path: &[u8], timeout_s: i64) -> Option<Fd> {
+    let fd = unix_socket(libc::SOCK_STREAM)?;
+    let timeout = libc::timeval { tv_sec: timeout_s, tv_usec: 0 };
+    for option in [libc::SO_SNDTIMEO, libc::SO_RCVTIMEO] {
+        let (level, at, len) = (libc::SOL_SOCKET as usize, &raw const timeout as usize, size_of::<libc::timeval>());
+        // SAFETY: the kernel reads the time.
+        check(unsafe { call(libc::SYS_setsockopt, fd.raw() as usize, level, option as usize, at, len, 0) }).ok()?;
+    }
+    connect(&fd, path)?;
+    Some(fd)
+}
+
+fn unix_socket(kind: c_int) -> Option<Fd> {
+    let kind = kind | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is involved.
+    let fd = unsafe { call(libc::SYS_socket, libc::AF_UNIX as usize, kind as usize, 0, 0, 0, 0) };
+    Some(Fd(check(fd).ok()? as c_int))
+}
+
+fn connect(fd: &Fd, path: &[u8]) -> Option<()> {
     // SAFETY: all-zero bytes are a valid address.
     let mut address: libc::sockaddr_un = unsafe { core::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
@@ -275,22 +308,10 @@ pub fn connect_seqpacket(path: &[u8], lowest: c_int) -> Option<c_int> {
     for (to, from) in address.sun_path.iter_mut().zip(path) {
         *to = *from as c_char;
     }
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: no memory is involved.
-    let low =
-        check(unsafe { call(libc::SYS_socket, libc::AF_UNIX as usize, kind as usize, 0, 0, 0, 0) }).ok()? as c_int;
-    // SAFETY: duplicates our own descriptor.
-    let high = unsafe { call(libc::SYS_fcntl, low as usize, libc::F_DUPFD_CLOEXEC as usize, lowest as usize, 0, 0, 0) };
-    close(low);
-    let fd = check(high).ok()? as c_int;
     let length = size_of::<libc::sockaddr_un>();
     // SAFETY: the kernel reads the address.
-    let result = unsafe { call(libc::SYS_connect, fd as usize, &raw const address as usize, length, 0, 0, 0) };
-    if check(result).is_err() {
-        close(fd);
-        return None;
-    }
-    Some(fd)
+    let result = unsafe { call(libc::SYS_connect, fd.raw() as usize, &raw const address as usize, length, 0, 0, 0) };
+    check(result).ok().map(drop)
 }
 
 /// Sends one datagram; a peer that is gone is an answer, not a signal.
@@ -304,6 +325,20 @@ pub fn send_all(fd: c_int, bytes: &[u8]) -> bool {
             sent => return sent == Ok(bytes.len()),
         }
     }
+}
+
+/// Fills `out` from a stream, in however many pieces.
+pub fn receive_whole(fd: c_int, mut out: &mut [u8]) -> bool {
+    while !out.is_empty() {
+        // SAFETY: the kernel writes within the buffer.
+        let result = unsafe { call(libc::SYS_recvfrom, fd as usize, out.as_mut_ptr() as usize, out.len(), 0, 0, 0) };
+        match check(result) {
+            Err(libc::EINTR) => {}
+            Ok(received @ 1..) => out = out.get_mut(received..).unwrap_or_default(),
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Waits for one datagram of exactly `out.len()` bytes.

@@ -4,6 +4,7 @@
 use crate::calls;
 use crate::exec;
 use crate::hook::hooks;
+use crate::step;
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use libc::{
     DIR, FILE, dev_t, dirent64, gid_t, mode_t, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, size_t, ssize_t,
@@ -42,6 +43,9 @@ hooks! {
         argv: Strings,
         envp: Strings,
     ) -> c_int => { Build => @own exec::posix_spawnp, Worker => @own exec::posix_spawnp }
+
+    // ninja's default of parallel steps.
+    [sched_getaffinity](pid: pid_t, size: size_t, mask: *mut c_void) -> c_int => { Build => step::sched_getaffinity }
 
     // Opening.
     [open open64](path: *const c_char, flags: c_int, mode: mode_t) -> c_int => { Worker => calls::open }

@@ -33,7 +33,12 @@ fn run(options: &RankOptions) -> Result<()> {
         paths::prepare_socket_directory(&socket)?;
         dispatcher::run(
             link,
-            &dispatcher::Options { socket, ready_file: options.ready_file.clone(), history: options.history() },
+            &dispatcher::Options {
+                socket,
+                ready_file: options.ready_file.clone(),
+                history: options.history(),
+                local_jobs: options.local_jobs,
+            },
         )
     } else {
         let library = Installation::of_this_program()?.library().context("cannot find the preload library")?;

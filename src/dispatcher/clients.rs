@@ -6,6 +6,7 @@
 //! sends is length-limited; a malformed frame closes its connection and nothing else.
 
 use super::broker::JobserverId;
+use super::slots::User;
 use crate::event::Interest;
 use crate::wire::{self, ActionId, ToClient, ToDispatcher};
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,8 @@ const READ_BYTES: usize = 256 << 10;
 
 struct Client {
     stream: UnixStream,
+    /// Its process; `None`: it cannot be seen from here.
+    pid: Option<u32>,
     input: Vec<u8>,
     output: Vec<u8>,
     greeted: bool,
@@ -37,6 +40,8 @@ pub enum Token {
     Client(ClientId),
     /// The read end of a jobserver.
     Jobserver(JobserverId),
+    /// A process that has a slot of the head.
+    SlotUser(User),
     /// A descriptor of the loop itself.
     Wake,
     Signal,
@@ -81,11 +86,12 @@ impl Clients {
     pub fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let own = nix::unistd::getuid().as_raw();
-            let trusted = getsockopt(&stream, PeerCredentials).is_ok_and(|peer| peer.uid() == own);
-            if !trusted || stream.set_nonblocking(true).is_err() {
+            let Ok(peer) = getsockopt(&stream, PeerCredentials) else { continue };
+            if peer.uid() != own || stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let client = Client { stream, input: Vec::new(), output: Vec::new(), greeted: false, action: None };
+            let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0);
+            let client = Client { stream, pid, input: Vec::new(), output: Vec::new(), greeted: false, action: None };
             self.clients.insert(self.next, client);
             self.next += 1;
         }
@@ -135,6 +141,11 @@ impl Clients {
                 self.clients.remove(&id);
             }
         }
+    }
+
+    /// The process at the other end of a connection.
+    pub fn pid(&self, id: ClientId) -> Option<u32> {
+        self.clients.get(&id)?.pid
     }
 
     /// The action that a connection waits for.

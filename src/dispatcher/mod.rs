@@ -1,5 +1,6 @@
 //! Rank 0: takes invocations from clients, decides through [`queue`] which rank compiles them, shows the ranks the
-//! head's tree ([`files`]), lends the tokens of their jobs to make ([`broker`]), and passes results back. One thread, one
+//! head's tree ([`files`]), lends the tokens of their jobs to make ([`broker`]) or keeps count of what runs here
+//! ([`slots`]), and passes results back. One thread, one
 //! loop; it never blocks in MPI or on a client.
 //!
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
@@ -13,10 +14,12 @@ pub mod files;
 mod folders;
 pub mod history;
 pub mod listing;
+mod local;
 mod meter;
 pub mod queue;
 mod ranks;
 mod shipments;
+mod slots;
 mod tokens;
 mod toolchains;
 
@@ -28,8 +31,8 @@ use crate::paths;
 use crate::rusage;
 use crate::wire::{
     self, ActionFigures, ActionId, ActionResult, Also, Assignment, BEAT, BEATS_PER_MESSAGE, ClientCpu, Digest, Exit,
-    FromRank, Invocation, Jobserver, Record, RecordId, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId,
-    Unfit, Viewpoint, Want,
+    FromRank, Invocation, Place, Record, RecordId, SlotUser, Stats, Stream, ToClient, ToDispatcher, ToRank,
+    ToolchainId, Unfit, Viewpoint, Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -37,10 +40,12 @@ use environments::Environments;
 use figures::Figures;
 use files::HeadTree;
 use history::{History, Running};
+use local::LocalWork;
 use meter::{Meter, Part};
 use queue::{Command, Event, Queue, Rank};
 use ranks::{Ranks, Source};
 use shipments::Shipments;
+use slots::{Patience, User};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -65,12 +70,14 @@ pub struct Options {
     pub ready_file: Option<PathBuf>,
     /// Where what compiles use is kept over sessions; `None`: nowhere.
     pub history: Option<PathBuf>,
+    /// Slots of the head; `None`: the CPUs that rank 0 may use.
+    pub local_jobs: Option<u32>,
 }
 
 struct Action {
     client: ClientId,
     invocation: Invocation,
-    jobserver: Result<Jobserver, String>,
+    place: Place,
     toolchain: ToolchainId,
     /// The epoch in which it was assigned: what its record ids mean.
     epoch: u32,
@@ -100,6 +107,7 @@ struct Dispatcher {
     shipments: Shipments,
     environments: Environments,
     tokens: Tokens,
+    local: LocalWork,
     meter: Meter,
     figures: Figures,
     actions: BTreeMap<ActionId, Action>,
@@ -145,6 +153,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         shipments: Shipments::default(),
         environments: Environments::default(),
         tokens: Tokens::default(),
+        local: LocalWork::new(options.local_jobs.unwrap_or_else(own_cpus)),
         meter: Meter::default(),
         figures: Figures::default(),
         actions: BTreeMap::new(),
@@ -163,6 +172,10 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let result = dispatcher.serve(&signals);
     dispatcher.shut_down(options);
     result
+}
+
+fn own_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
 }
 
 /// Appears with its content: whoever waits for it never reads half of it.
@@ -194,6 +207,7 @@ impl Dispatcher {
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
             self.tokens.interest(&mut interest);
+            self.local.interest(&mut interest);
             self.meter.enter(Part::Wait);
             let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             self.meter.enter(Part::Rest);
@@ -203,7 +217,7 @@ impl Dispatcher {
             for ready in ready {
                 self.handle_ready(ready)?;
             }
-            if self.tokens.release_overdue() {
+            if self.tokens.release_overdue() | self.local.release_overdue() {
                 self.give_last_frames();
             }
         }
@@ -222,6 +236,10 @@ impl Dispatcher {
             }
             Token::Jobserver(jobserver) => {
                 self.tokens.take(jobserver);
+                self.give_last_frames();
+            }
+            Token::SlotUser(user) => {
+                self.local.ended(user);
                 self.give_last_frames();
             }
             Token::Wake => {
@@ -247,10 +265,11 @@ impl Dispatcher {
                             (frame, _) => self.handle_frame(client, frame)?,
                         }
                     }
-                    if let Some(action) = over.and_then(|over| over.action) {
-                        self.actions.remove(&action);
-                        self.tokens.abandon(action);
-                        self.step(Event::Abandoned { action })?;
+                    if let Some(over) = over {
+                        self.local.forget(client);
+                        if let Some(action) = over.action {
+                            self.abandon(action)?;
+                        }
                     }
                 }
             }
@@ -261,12 +280,16 @@ impl Dispatcher {
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
             ToDispatcher::Hello { .. } | ToDispatcher::TookBack => {}
-            ToDispatcher::Compile { invocation, .. } if invocation.viewpoint != self.viewpoint => {
+            ToDispatcher::Compile { invocation, place } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
-                self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+                if let Place::Slot(user) = place {
+                    self.enter(client, user, ToClient::RunLocally { reason: reason.clone() });
+                } else {
+                    self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+                }
                 self.note_local(reason);
             }
-            ToDispatcher::Compile { invocation, jobserver } => {
+            ToDispatcher::Compile { invocation, place } => {
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
@@ -275,7 +298,7 @@ impl Dispatcher {
                     Action {
                         client,
                         invocation: *invocation,
-                        jobserver,
+                        place,
                         toolchain: 0,
                         epoch: 0,
                         running: None,
@@ -289,9 +312,21 @@ impl Dispatcher {
                     Lookup::Known(known) => self.submit(action, known)?,
                 }
             }
-            ToDispatcher::Local { reason, client_cpu_us } => {
+            ToDispatcher::Local { reason, client_cpu_us, slot } => {
                 self.note_local(reason);
                 self.note_client_cpu(client_cpu_us);
+                if let Some(user) = slot {
+                    self.enter(client, user, ToClient::Go);
+                }
+            }
+            ToDispatcher::Enter { step } => self.enter(client, SlotUser::Step(step), ToClient::Go),
+            ToDispatcher::Parallelism { within } => {
+                if within != 0 {
+                    self.local.leave(within);
+                    self.give_last_frames();
+                }
+                let steps = self.queue.slots().saturating_add(self.local.limit());
+                self.clients.send(client, &ToClient::Parallelism { steps }, &[]);
             }
             ToDispatcher::Published(cpu) => self.note_client(cpu),
             ToDispatcher::Status => {
@@ -304,6 +339,34 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// The process that a client's slot of the head counts for.
+    fn user(&self, client: ClientId, user: SlotUser) -> Option<User> {
+        match user {
+            SlotUser::Step(step) => Some(step),
+            SlotUser::Client => self.clients.pid(client),
+        }
+    }
+
+    /// `client` hears `frame` when there is a slot of the head.
+    fn enter(&mut self, client: ClientId, user: SlotUser, frame: ToClient) {
+        let patience = match user {
+            SlotUser::Step(_) => Patience::Endless,
+            SlotUser::Client => Patience::WhileOthersMove,
+        };
+        match self.user(client, user) {
+            Some(user) => self.local.enter(user, client, frame, patience),
+            None => self.clients.send(client, &frame, &[]),
+        }
+        self.give_last_frames();
+    }
+
+    /// Nobody waits for the action any more.
+    fn abandon(&mut self, action: ActionId) -> Result<()> {
+        self.actions.remove(&action);
+        self.tokens.abandon(action);
+        self.step(Event::Abandoned { action })
     }
 
     fn submit(&mut self, action: ActionId, toolchain: toolchains::Known) -> Result<()> {
@@ -395,23 +458,43 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The action has a slot on a rank, so its job needs none of make's.
+    /// The action has a slot on a rank, so its job needs none here.
     fn lend(&mut self, action: ActionId) {
-        let Some(Action { client, jobserver, .. }) = self.actions.get(&action) else { return };
-        if self.tokens.lend(action, jobserver) {
-            self.clients.send(*client, &ToClient::Lent, &[]);
+        let Some(Action { client, place, .. }) = self.actions.get(&action) else { return };
+        match place {
+            Place::Token(jobserver) => {
+                if self.tokens.lend(action, jobserver) {
+                    self.clients.send(*client, &ToClient::Lent, &[]);
+                }
+            }
+            Place::FixedToken(reason) => self.tokens.note_unlent(reason),
+            Place::Slot(user) => {
+                if let Some(user) = self.user(*client, *user) {
+                    self.local.lend(user, action);
+                }
+            }
         }
         self.give_last_frames();
     }
 
-    /// Ends a client's waiting, as soon as it has its token.
-    fn answer_at_last(&mut self, action: ActionId, client: ClientId, last: ToClient) {
-        self.tokens.finish(action, client, last);
+    /// Ends a client's waiting, as soon as it has its token or slot.
+    fn answer_at_last(&mut self, action: ActionId, client: ClientId, place: &Place, last: ToClient) {
+        match place {
+            Place::Token(_) | Place::FixedToken(_) => self.tokens.finish(action, client, last),
+            Place::Slot(slot) => match self.user(client, *slot) {
+                Some(user) if self.local.is_lent(user, action) => self.local.come_back(user, action, client, last),
+                _ if matches!(last, ToClient::RunLocally { .. }) => return self.enter(client, *slot, last),
+                _ => {
+                    self.clients.set_action(client, None);
+                    return self.clients.send(client, &last, &[]);
+                }
+            },
+        }
         self.give_last_frames();
     }
 
     fn give_last_frames(&mut self) {
-        for (client, last) in self.tokens.released() {
+        for (client, last) in self.tokens.released().into_iter().chain(self.local.released()) {
             let before = self.meter.enter(Part::Sockets);
             self.clients.set_action(client, None);
             self.clients.send(client, &last, &[]);
@@ -427,8 +510,8 @@ impl Dispatcher {
     }
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
-        if let Some(Action { client, .. }) = self.actions.remove(&action) {
-            self.answer_at_last(action, client, ToClient::RunLocally { reason: reason.clone() });
+        if let Some(Action { client, place, .. }) = self.actions.remove(&action) {
+            self.answer_at_last(action, client, &place, ToClient::RunLocally { reason: reason.clone() });
         }
         self.note_local(reason);
     }
@@ -639,7 +722,7 @@ impl Dispatcher {
             let paths: Vec<_> = used.into_iter().filter_map(|id| self.tree.path_of(id)).collect();
             self.history.learn(running, &paths, &self.tree);
         }
-        self.answer_at_last(action, state.client, ToClient::Done(result));
+        self.answer_at_last(action, state.client, &state.place, ToClient::Done(result));
     }
 
     fn beat(&mut self) -> Result<()> {
@@ -657,7 +740,8 @@ impl Dispatcher {
                 self.tell(rank, &ToRank::Heartbeat)?;
             }
             let _ = std::fs::remove_file(&self.silence_mark);
-            for client in self.actions.values().map(|action| action.client).chain(self.tokens.waiting()) {
+            let compiling = self.actions.values().map(|action| action.client);
+            for client in compiling.chain(self.tokens.waiting()).chain(self.local.waiting()) {
                 self.clients.send(client, &ToClient::Heartbeat, &[]);
             }
         }
@@ -693,6 +777,7 @@ impl Dispatcher {
             compile_cpu_s: ranks.iter().map(|rank| rank.cpu_s).sum(),
             ranks,
             tokens: self.tokens.counts().clone(),
+            local_slots: self.local.counts(),
             dispatcher_cpu_s: cpu_us as f64 / 1e6,
             dispatcher_cpu_parts_s: self.meter.seconds(cpu_us),
             per_action: self.figures.per_action(),

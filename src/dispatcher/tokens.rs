@@ -32,21 +32,26 @@ pub struct Tokens {
 
 impl Tokens {
     /// Lends the token of the action's job, if that is possible.
-    pub fn lend(&mut self, action: ActionId, jobserver: &Result<Jobserver, String>) -> bool {
+    pub fn lend(&mut self, action: ActionId, jobserver: &Jobserver) -> bool {
         if self.broker.is_lent(action) {
             // Another rank failed it.
             return false;
         }
-        match jobserver.as_ref().map_err(String::as_str).and_then(|jobserver| self.try_lend(action, jobserver)) {
+        match self.try_lend(action, jobserver) {
             Ok(()) => {
                 self.counts.lent += 1;
                 true
             }
             Err(reason) => {
-                *self.counts.unlent_reasons.entry(reason.to_owned()).or_default() += 1;
+                self.note_unlent(reason);
                 false
             }
         }
+    }
+
+    /// A token could not be lent.
+    pub fn note_unlent(&mut self, reason: &str) {
+        *self.counts.unlent_reasons.entry(reason.to_owned()).or_default() += 1;
     }
 
     fn try_lend(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'static str> {

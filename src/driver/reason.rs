@@ -96,6 +96,11 @@ impl Reason {
     pub fn name(&self) -> &'static str {
         self.cause.name()
     }
+
+    /// Is there more to do than to answer?
+    pub fn is_work(&self) -> bool {
+        !matches!(self.cause, Cause::Query | Cause::NoSource)
+    }
 }
 
 #[cfg(test)]

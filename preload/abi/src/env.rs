@@ -16,6 +16,9 @@ pub const FALLBACK: &[u8] = b"MPICC_PROXY_FALLBACK";
 /// File to which every client appends one line: verdict, reason, command.
 pub const LOG: &[u8] = b"MPICC_PROXY_LOG";
 
+/// In a step of a ninja: the id of the step, see [`crate::step`].
+pub const STEP: &[u8] = b"MPICC_PROXY_STEP";
+
 /// From the hook to the client: absolute path of the driver that was about to be executed. Never seen by a compiler.
 pub const DRIVER: &[u8] = b"MPICC_PROXY_DRIVER";
 
@@ -24,7 +27,7 @@ pub const DRIVER: &[u8] = b"MPICC_PROXY_DRIVER";
 pub const WORKER: &[u8] = b"MPICC_PROXY_WORKER";
 
 /// Variables that the build-side library keeps alive in every child, whatever a tool does to its environment.
-pub const KEPT: [&[u8]; 4] = [SWITCH, SOCKET, FALLBACK, LOG];
+pub const KEPT: [&[u8]; 5] = [SWITCH, SOCKET, FALLBACK, LOG, STEP];
 
 /// Variables that must not reach a compiler: they belong to the way from hook to client.
 pub const INTERNAL: [&[u8]; 2] = [DRIVER, WORKER];

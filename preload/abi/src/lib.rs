@@ -10,6 +10,7 @@ pub mod listing;
 pub mod loader;
 pub mod miss;
 pub mod socket;
+pub mod step;
 pub mod table;
 pub mod task;
 

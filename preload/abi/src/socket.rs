@@ -4,6 +4,9 @@
 /// Room for a path in `sockaddr_un`, its NUL included.
 pub const SOCKET_PATH_BYTES_MAX: usize = 108;
 
+/// Behind the socket's path: the name of a file that says that the dispatcher does not answer.
+pub const SILENCE_SUFFIX: &[u8] = b".silent";
+
 /// `<runtime folder>/mpicc-proxy/socket` when there is an absolute `XDG_RUNTIME_DIR`, else
 /// `/tmp/mpicc-proxy-<uid>/socket`. NUL-terminated in `out`; the answer is the length without the NUL. `None`: a socket
 /// with such a long name cannot exist.
