@@ -2,9 +2,10 @@
 
 usage: jobserver.py FOLDER SECONDS REPORT STRIKE COMMAND...
 
-Jobs are processes of FOLDER/step and FOLDER/slow/cc1, as /proc shows them every few ms; those below a rank are remote, the
-others local. Nothing that mpicc-proxy says of itself goes into the report, which is one line, "STATUS LOCAL REMOTE
-SECONDS STRUCK": the command's exit status (or "late"), the most that ran at once of each, and how many blows fell.
+Jobs are processes of FOLDER/step, FOLDER/slow/cc1 and FOLDER/fake/gcc, as /proc shows them every few ms; those below a
+rank are remote, the others local. Nothing that mpicc-proxy says of itself goes into the report, which is one line, "STATUS
+LOCAL REMOTE SECONDS STRUCK CLIENTS": the command's exit status (or "late"), the most that ran at once of each, how many
+blows fell, and the most clients there were.
 
 STRIKE: none, int or term (the signal, to the command and all in its process group, or to it alone, when all is in full
 swing), rank:PID (SIGKILL, likewise), stop:PID (SIGTERM), clients:SEED (SIGKILL to clients of FOLDER's builds at random, ten in all).
@@ -49,22 +50,22 @@ class Sample:
     """What runs now."""
 
     def __init__(self, folder, session):
-        self.local, self.remote, self.clients = 0, 0, []
-        jobs = {os.path.join(folder, name) for name in ("step", "slow/cc1")}
-        for name in os.listdir("/proc"):
-            program = program_of(name) if name.isdigit() else ""
+        jobs = {os.path.join(folder, name) for name in ("step", "slow/cc1", "fake/gcc")}
+        local, remote, self.clients = {}, {}, []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            program = program_of(name)
             if program in jobs:
-                if is_below_a_rank(int(name)):
-                    self.remote += 1
-                # One that ended while it was looked at is no orphan.
-                elif program_of(name) == program:
-                    self.local += 1
+                (remote if is_below_a_rank(int(name)) else local)[name] = program
             elif program.endswith("/mpicc-proxy-client"):
                 try:
                     if os.getsid(int(name)) == session:
                         self.clients.append(int(name))
                 except ProcessLookupError:
                     pass
+        # Looking takes time. Those that are still there have run at the same time; and one that ended is nobody's orphan.
+        self.local, self.remote = (
+            sum(program_of(name) == program for name, program in some.items()) for some in (local, remote)
+        )
 
 
 class Strike:
@@ -103,22 +104,25 @@ class Strike:
 def main():
     folder, seconds, report, strike, *command = sys.argv[1:]
     strike = Strike(strike)
-    local = remote = 0
+    local = remote = clients = 0
     start = time.monotonic()
     process = subprocess.Popen(command, start_new_session=True)
     status = None
     while status is None and time.monotonic() - start < float(seconds):
+        looked = time.monotonic()
         sample = Sample(folder, process.pid)
         local, remote = max(local, sample.local), max(remote, sample.remote)
+        clients = max(clients, len(sample.clients))
         strike.consider(sample, process)
-        time.sleep(SAMPLE_S)
+        # Where there is much to look at, no more than half of the time goes into looking.
+        time.sleep(max(SAMPLE_S, time.monotonic() - looked))
         status = process.poll()
     if status is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     with open(report, "w") as out:
         took = time.monotonic() - start
-        print("late" if status is None else status, local, remote, f"{took:.1f}", strike.struck, file=out)
+        print("late" if status is None else status, local, remote, f"{took:.1f}", strike.struck, clients, file=out)
 
 
 main()

@@ -99,7 +99,7 @@ newer_make() {
 # newer_ninja: builds a ninja that is a client of make's jobserver (1.13 and later), from the sources of Debian 14
 # (forky), unless the cache has it; prints its path.
 newer_ninja() {
-    local built=$sources/ninja-newer tree
+    local built=$sources/ninja-newer/ninja tree
     if [ ! -x "$built" ]; then
         mkdir -p "$sources"
         tree=$(mktemp -d "$sources/.ninja.XXXXXX")
@@ -109,6 +109,7 @@ newer_ninja() {
             tail -n 20 "$tree/log" >&2
             die "cannot build ninja"
         fi
+        mkdir -p "${built%/*}" # by another name it would not be a ninja
         cp "$tree/ninja/ninja" "$built.new" && mv "$built.new" "$built"
         rm -rf "$tree"
     fi

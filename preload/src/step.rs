@@ -7,12 +7,13 @@
 use crate::elf::Image;
 use crate::env::{Survey, socket_path};
 use crate::fixed::{Fixed, bytes_of};
+use crate::hook;
 use crate::keep::Name;
 use crate::sys;
 use crate::table::{Strings, real};
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
-use libc::{pid_t, size_t};
+use libc::{FILE, pid_t, size_t};
 use mpicc_proxy_abi::driver::base_name;
 use mpicc_proxy_abi::step::{self, Question};
 use mpicc_proxy_abi::{env as names, socket};
@@ -106,7 +107,22 @@ pub fn of_child(survey: &Survey, image: Image) -> Option<Variable> {
     Some(variable)
 }
 
-/// The CPUs that ninja derives its number of parallel steps from; it has no other source.
+/// ninja also looks at what its control group may use of the CPUs, which is beside the point as well: without this file it
+/// does without.
+///
+/// # Safety
+/// As fopen(3).
+pub unsafe fn fopen(real: real::fopen, path: *const c_char, mode: *const c_char) -> *mut FILE {
+    // SAFETY: a C string, promised by the caller.
+    if PARALLELISM.load(Ordering::Relaxed) > 0 && unsafe { bytes_of(path) } == b"/proc/self/cgroup" {
+        hook::set_errno(libc::ENOENT);
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the caller's own call.
+    unsafe { real(path, mode) }
+}
+
+/// The CPUs that ninja derives its number of parallel steps from.
 ///
 /// # Safety
 /// As sched_getaffinity(3).

@@ -44,7 +44,7 @@ hooks! {
         envp: Strings,
     ) -> c_int => { Build => @own exec::posix_spawnp, Worker => @own exec::posix_spawnp }
 
-    // ninja's default of parallel steps.
+    // ninja's default of parallel steps (and `fopen`).
     [sched_getaffinity](pid: pid_t, size: size_t, mask: *mut c_void) -> c_int => { Build => step::sched_getaffinity }
 
     // Opening.
@@ -53,7 +53,7 @@ hooks! {
     [openat openat64](dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int => { Worker => calls::openat }
     [__openat_2 __openat64_2](dir: c_int, path: *const c_char, flags: c_int) -> c_int => { Worker => calls::openat_2 }
     [creat creat64](path: *const c_char, mode: mode_t) -> c_int => { Worker => calls::creat }
-    [fopen fopen64](path: *const c_char, mode: *const c_char) -> *mut FILE => { Worker => calls::fopen }
+    [fopen fopen64](path: *const c_char, mode: *const c_char) -> *mut FILE => { Build => step::fopen, Worker => calls::fopen }
     [freopen freopen64](path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE => {
         Worker => calls::freopen
     }
