@@ -155,9 +155,23 @@ impl Process {
                 let ends = [read, write].map(|fd| fds.join(fd.to_string()));
                 let is_pipe = |link: &PathBuf| link.as_os_str().as_bytes().starts_with(b"pipe:[");
                 let link = fs::read_link(&ends[0]).ok().filter(is_pipe)?;
-                (fs::read_link(&ends[1]).ok()? == link).then_some(ends)
+                let is_same = |fd: PathBuf| fs::read_link(fd).is_ok_and(|other| other == link);
+                if !is_same(ends[1].clone()) {
+                    return None;
+                }
+                // Who only inherited them leaves them as they are; Kitware's ninja does so, too, but has its own beside them.
+                let takes_part = self.closes_on_exec(read)
+                    || fs::read_dir(fds).ok()?.flatten().filter(|fd| is_same(fd.path())).count() > ends.len();
+                takes_part.then_some(ends)
             }
         }
+    }
+
+    /// Is this descriptor closed when the process starts another program? proc(5): fdinfo, in octal.
+    fn closes_on_exec(&self, fd: u32) -> bool {
+        let info = fs::read_to_string(self.folder().join(format!("fdinfo/{fd}"))).unwrap_or_default();
+        let flags = info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
     }
 }
 
