@@ -38,6 +38,7 @@ pub mod signals;
 pub mod size;
 pub mod status;
 pub mod stdin;
+pub mod times;
 pub mod viewpoint;
 pub mod watchdog;
 pub mod wire;

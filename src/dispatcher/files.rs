@@ -7,15 +7,16 @@
 //! compare without size and times, which change with every object written beside a source and which no compiler looks
 //! at. The folders on the way are looked at once for each action (`folders`), because realpath(3) depends on them; a
 //! path that was absent is not looked at itself where its folder tells that no name appeared in it.
-//! A file that was modified less than `RACY` before its content was read may change once more within the same
-//! time stamp, so its content is read again at the next validation.
+//! A file whose times were not of the past when its content was read ([`crate::times`]) may change once more within the
+//! same time stamp, so its content is read again at the next validation.
 //!
 //! # Epochs
 //! Ids index the ranks' tables, whose size is fixed. When they are used up a new epoch starts: all records are
 //! forgotten and ids begin at 0 again.
 
-use crate::dispatcher::folders::{FolderId, Folders, Look, RACY};
+use crate::dispatcher::folders::{FolderId, Folders, Look};
 use crate::dispatcher::listing;
+use crate::times::Past;
 use crate::wire::{Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
@@ -25,7 +26,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Names a path over all its versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -315,10 +315,7 @@ fn is_link(stat: &Stat) -> bool {
 }
 
 fn is_racy(stat: &Stat) -> bool {
-    let newest = stat.mtime.max(stat.ctime);
-    let changed = UNIX_EPOCH + Duration::new(newest[0].max(0) as u64, newest[1].clamp(0, 999_999_999) as u32);
-    // A time stamp in the future says nothing about the past, so it counts as racy as well.
-    SystemTime::now().duration_since(changed).map_or(true, |age| age < RACY)
+    !Past::now().has(stat.mtime, stat.ctime)
 }
 
 fn outcome(result: Result<Stat, i32>) -> (i32, Stat) {
@@ -390,7 +387,9 @@ fn access_of(name: &[u8]) -> (u32, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::times::RACY;
     use std::fs;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn id_of(tree: &mut HeadTree, path: &Path) -> RecordId {
         tree.reserve(1);

@@ -9,10 +9,11 @@
 //! Most of what a compiler asks for is absent: it searches every folder of its search path for every header. A name
 //! that appears in a directory gives it a new mtime and ctime, and nobody can set a ctime back. So a name that was
 //! absent after its directory was looked at is absent at the next look that finds the same directory with the same
-//! times, if these were older than `RACY` at the first one; else a name could have come within the same time stamp.
-//! Where the directory itself is absent, so is all that is in it. Only the file systems of `KEEPS_TIMES` are believed;
-//! what others say of their directories may be older than what they say of a name.
+//! times, if these were of the past at the first one ([`times`]); else a name could have come within the same time
+//! stamp. Where the directory itself is absent, so is all that is in it. Only some file systems are believed; what
+//! others say of their directories may be older than what they say of a name.
 
+use crate::times::{self, Past};
 use nix::sys::statfs;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -21,20 +22,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Twice the coarsest time stamp of file systems that people build on (a second), which also covers a file server whose
-/// clock is a little behind.
-pub const RACY: Duration = Duration::from_secs(2);
-
-/// Local file systems, on which a directory's times tell of every name that is made in it.
-const KEEPS_TIMES: [statfs::FsType; 5] = [
-    statfs::EXT4_SUPER_MAGIC,
-    statfs::XFS_SUPER_MAGIC,
-    statfs::BTRFS_SUPER_MAGIC,
-    statfs::TMPFS_MAGIC,
-    statfs::OVERLAYFS_SUPER_MAGIC,
-];
 
 /// Index of a folder.
 pub type FolderId = u32;
@@ -48,7 +35,7 @@ enum Names {
     /// There is no folder.
     Nowhere,
     /// Device, inode, mtime and ctime of a directory whose times will tell of a change.
-    Of(u64, u64, [i64; 4]),
+    Of(u64, u64, [[i64; 2]; 2]),
     Unknown,
 }
 
@@ -79,16 +66,15 @@ pub struct Folders {
     ids: HashMap<Rc<[u8]>, FolderId>,
     folders: Vec<Folder>,
     round: u64,
-    /// Time stamps older than this are of the past.
-    settled: Duration,
+    /// As of the beginning of the round.
+    past: Past,
 }
 
 impl Folders {
     /// From now on every folder is looked at again.
     pub fn begin_round(&mut self) {
         self.round += 1;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.settled = now.saturating_sub(RACY);
+        self.past = Past::now();
     }
 
     /// The folder that `path`, which is absolute, lies in; `None` for what lies in `/`, which nobody replaces.
@@ -122,7 +108,7 @@ impl Folders {
             return folder.look;
         }
         let parent_way = folder.parent.map_or(0, |parent| self.look(parent).way);
-        let settled = self.settled;
+        let past = self.past;
         let folder = &mut self.folders[id as usize];
         let found = std::fs::symlink_metadata(OsStr::from_bytes(&folder.path));
         let identity = found.as_ref().ok().map(|found| (found.dev(), found.ino(), found.mode() & libc::S_IFMT));
@@ -130,7 +116,7 @@ impl Folders {
             folder.look.way += 1;
             (folder.identity, folder.parent_way) = (identity, parent_way);
         }
-        let names = names_in(&folder.path, found, settled);
+        let names = names_in(&folder.path, found, past);
         let is_same = names == folder.names;
         if !is_same {
             (folder.names, folder.is_believed) = (names, is_believed(&folder.path, names));
@@ -144,7 +130,7 @@ impl Folders {
 }
 
 /// `found`: what lstat(2) says of the folder.
-fn names_in(path: &[u8], found: io::Result<Metadata>, settled: Duration) -> Names {
+fn names_in(path: &[u8], found: io::Result<Metadata>, past: Past) -> Names {
     let found = match found {
         Ok(link) if link.is_symlink() => std::fs::metadata(OsStr::from_bytes(path)),
         other => other,
@@ -152,10 +138,8 @@ fn names_in(path: &[u8], found: io::Result<Metadata>, settled: Duration) -> Name
     match found {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Names::Nowhere,
         Ok(folder) if folder.is_dir() => {
-            let newest = (folder.mtime(), folder.mtime_nsec()).max((folder.ctime(), folder.ctime_nsec()));
-            let is_past = newest < (settled.as_secs() as i64, i64::from(settled.subsec_nanos()));
-            let times = [folder.mtime(), folder.mtime_nsec(), folder.ctime(), folder.ctime_nsec()];
-            if is_past { Names::Of(folder.dev(), folder.ino(), times) } else { Names::Unknown }
+            let (mtime, ctime) = ([folder.mtime(), folder.mtime_nsec()], [folder.ctime(), folder.ctime_nsec()]);
+            if past.has(mtime, ctime) { Names::Of(folder.dev(), folder.ino(), [mtime, ctime]) } else { Names::Unknown }
         }
         _ => Names::Unknown,
     }
@@ -164,7 +148,7 @@ fn names_in(path: &[u8], found: io::Result<Metadata>, settled: Duration) -> Name
 fn is_believed(path: &[u8], names: Names) -> bool {
     match names {
         Names::Nowhere => true,
-        Names::Of(..) => statfs::statfs(path).is_ok_and(|found| KEEPS_TIMES.contains(&found.filesystem_type())),
+        Names::Of(..) => statfs::statfs(path).is_ok_and(|found| times::are_kept_by(found.filesystem_type())),
         Names::Unknown => false,
     }
 }
@@ -173,6 +157,7 @@ fn is_believed(path: &[u8], names: Names) -> bool {
 mod tests {
     use super::*;
     use std::fs;
+    use std::time::Duration;
 
     #[test]
     fn a_change_on_the_way_is_seen_in_the_next_round() {
@@ -218,7 +203,7 @@ mod tests {
         let (first, second) = (next(), next());
         assert!(first[0] != second[0] && first[1] != second[1], "its time stamp may yet serve for another name");
         assert_eq!(first[2], second[2], "nothing is in what is not there");
-        std::thread::sleep(RACY + Duration::from_millis(100));
+        std::thread::sleep(times::RACY + Duration::from_millis(100));
         let settled = next();
         assert_eq!(next(), settled);
         fs::write(d.join("h.h"), "").unwrap();

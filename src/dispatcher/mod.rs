@@ -129,7 +129,7 @@ struct Dispatcher {
 pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     // Read while the ranks get ready.
-    let history = History::new(options.history.clone());
+    let mut history = History::new(options.history.clone());
     if let Err(error) = clients::check_free(&options.socket) {
         dismiss(link, 1..);
         return Err(error);
@@ -142,6 +142,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         // Nothing is waiting yet, so nothing is to be done.
         queue.step(Event::RankJoined { rank, slots });
     }
+    let toolchains = Toolchains::new(history.earlier_readings())?;
     let mut dispatcher = Dispatcher {
         link,
         clients,
@@ -149,7 +150,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         queue,
         tree: HeadTree::default(),
         history,
-        toolchains: Toolchains::new()?,
+        toolchains,
         shipments: Shipments::default(),
         environments: Environments::default(),
         tokens: Tokens::default(),
@@ -248,6 +249,7 @@ impl Dispatcher {
                         self.submit(action, id.clone())?;
                     }
                 }
+                self.history.keep(self.toolchains.take_used_readings());
             }
             Token::Client(client) => {
                 let before = self.meter.enter(Part::Sockets);

@@ -1,17 +1,20 @@
 //! The toolchains of a session: which driver, with which decisive variables, is which toolchain. Finding out runs the
-//! driver and hashes a hundred megabytes, so it happens in a thread of its own while the actions that need it wait.
+//! driver and hashes a hundred megabytes unless they were read before ([`readings`]), so it happens in a thread of its
+//! own while the actions that need it wait.
 //!
 //! A compiler that is replaced while the job runs is noticed: the programs' stamps are compared for every action, the
 //! libraries' every second ([`Stamps`]).
 
-use crate::driver::toolchain::stamps::{Stamp, Stamps, stamp};
+use crate::driver::toolchain::readings::{self, Earlier, Readings};
+use crate::driver::toolchain::stamps::{Stamped, Stamps, stamp};
 use crate::driver::toolchain::{self, ToolchainKey, Unusable};
-use crate::wire::{ActionId, Bytes, Digest, Invocation, ShippedFile, Toolchain, ToolchainId};
+use crate::wire::{ActionId, Digest, Invocation, ShippedFile, Toolchain, ToolchainId};
 use anyhow::Result;
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -34,12 +37,20 @@ struct Entry {
     own_libraries: bool,
 }
 
-type Inspected = (ToolchainKey, Result<(Toolchain, Vec<(Bytes, Stamp)>), Unusable>);
+/// What an inspection found out.
+struct Inspected {
+    key: ToolchainKey,
+    result: Result<(Toolchain, Vec<Stamped>), Unusable>,
+    readings: Vec<readings::Use>,
+}
 
 pub struct Toolchains {
     entries: HashMap<ToolchainKey, Entry>,
     waiting: HashMap<ToolchainKey, Vec<ActionId>>,
     contents: Vec<Toolchain>,
+    readings: Arc<Readings>,
+    /// Readings that were of use and that nobody took yet.
+    used: Vec<readings::Use>,
     sender: Sender<Inspected>,
     receiver: Receiver<Inspected>,
     wake: UnixStream,
@@ -47,7 +58,8 @@ pub struct Toolchains {
 }
 
 impl Toolchains {
-    pub fn new() -> Result<Toolchains> {
+    /// With what `earlier` sessions read.
+    pub fn new(earlier: Earlier) -> Result<Toolchains> {
         let (sender, receiver) = channel();
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -55,6 +67,8 @@ impl Toolchains {
             entries: HashMap::new(),
             waiting: HashMap::new(),
             contents: Vec::new(),
+            readings: Arc::new(Readings::after(earlier)),
+            used: Vec::new(),
             sender,
             receiver,
             wake,
@@ -85,15 +99,15 @@ impl Toolchains {
     }
 
     fn inspect(&self, key: ToolchainKey) {
-        let (sender, waker) = (self.sender.clone(), self.waker.try_clone());
+        let (sender, waker, readings) = (self.sender.clone(), self.waker.try_clone(), Arc::clone(&self.readings));
         std::thread::spawn(move || {
-            let result = toolchain::inspect(&key).map(|toolchain| {
+            let result = toolchain::inspect(&key, &readings).map(|toolchain| {
                 let files = toolchain.files.iter().chain(&toolchain.behind.same);
                 let stamps = files.map(|f| (f.path.clone(), stamp(&f.path))).collect();
                 (toolchain, stamps)
             });
             // The dispatcher may have stopped meanwhile; nobody needs the answer then.
-            let _ = sender.send((key, result));
+            let _ = sender.send(Inspected { key, result, readings: readings.take_uses() });
             if let Ok(mut waker) = waker {
                 let _ = waker.write_all(b"!");
             }
@@ -105,7 +119,8 @@ impl Toolchains {
         let mut sink = [0u8; 64];
         while matches!(self.wake.read(&mut sink), Ok(count) if count > 0) {}
         let mut finished = Vec::new();
-        while let Ok((key, result)) = self.receiver.try_recv() {
+        while let Ok(Inspected { key, result, readings }) = self.receiver.try_recv() {
+            self.used.extend(readings);
             let mut entry = Entry {
                 known: Err("toolchain-unknown".to_owned()),
                 files: Stamps::new([(key.driver().to_vec(), stamp(key.driver()))], &[key.driver().to_vec()]),
@@ -125,6 +140,11 @@ impl Toolchains {
             self.entries.insert(key, entry);
         }
         finished
+    }
+
+    /// Readings that were of use to what was found out since the last call, for who keeps them.
+    pub fn take_used_readings(&mut self) -> Vec<readings::Use> {
+        std::mem::take(&mut self.used)
     }
 
     fn number(&mut self, toolchain: Toolchain) -> ToolchainId {

@@ -6,12 +6,14 @@
 
 pub mod behind;
 pub mod closure;
+pub mod readings;
 pub mod stamps;
 
 use super::search;
 use crate::wire::{Bytes, Invocation, Toolchain};
 use anyhow::{Context, Result, bail};
 use closure::Closure;
+use readings::Readings;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -78,14 +80,15 @@ impl From<anyhow::Error> for Unusable {
     }
 }
 
-/// Finds out what `key`'s driver runs, and hashes all of it. Starts the driver a few times; takes a tenth of a second.
+/// Finds out what `key`'s driver runs, and the digests of all of it. Starts the driver a few times; takes a tenth of a
+/// second if no file was read before.
 ///
 /// # Errors
 /// The driver cannot be run, a program cannot be read, or the preload library cannot be loaded into one. The invocation
 /// then runs locally.
-pub fn inspect(key: &ToolchainKey) -> Result<Toolchain, Unusable> {
+pub fn inspect(key: &ToolchainKey, readings: &Readings) -> Result<Toolchain, Unusable> {
     let driver = Path::new(OsStr::from_bytes(&key.driver));
-    let mut closure = Closure::new(key.variable("LD_LIBRARY_PATH"));
+    let mut closure = Closure::new(key.variable("LD_LIBRARY_PATH"), readings);
     // Before it is run: a script could do anything.
     closure.add(driver)?;
     let mut programs = vec![driver.to_path_buf()];
@@ -104,7 +107,7 @@ pub fn inspect(key: &ToolchainKey) -> Result<Toolchain, Unusable> {
     };
     let reals = programs.iter().map(real).collect::<Result<_>>()?;
     let programs = programs.into_iter().map(|p| p.into_os_string().into_vec()).collect();
-    Ok(Toolchain { programs, reals, files, shipment, behind: behind::collect(key)? })
+    Ok(Toolchain { programs, reals, files, shipment, behind: behind::collect(key, readings)? })
 }
 
 /// Where the driver would find a program; `None` when it has no such program.
@@ -141,7 +144,9 @@ fn program(key: &ToolchainKey, driver: &Path, name: &str) -> Result<Option<PathB
 
 #[cfg(test)]
 mod tests {
+    use super::readings::{Known, Reading, Use};
     use super::*;
+    use crate::wire::Digest;
 
     fn gcc() -> ToolchainKey {
         let variables = vec![("PATH", std::env::var_os("PATH").map(OsStringExt::into_vec))];
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn gcc_is_its_parts_and_their_libraries() {
-        let toolchain = inspect(&gcc()).unwrap();
+        let toolchain = inspect(&gcc(), &Readings::default()).unwrap();
         let has = |end: &str| toolchain.files.iter().any(|f| f.digest.is_some() && f.path.ends_with(end.as_bytes()));
         for part in ["/gcc", "/cc1", "/as", "libc.so.6", "libmpfr.so.6", "libz.so.1"] {
             assert!(has(part), "{part} of {:?}", toolchain.programs);
@@ -167,9 +172,28 @@ mod tests {
         }
     }
 
+    /// Known by digests that nobody could find in the files.
+    #[test]
+    fn what_was_read_before_is_not_read_again() {
+        let first = Readings::default();
+        inspect(&gcc(), &first).unwrap();
+        let forged = |Use { version, new }: Use| Some((version, Reading { digest: Digest::of(b"forged"), ..new? }));
+        let known: Known = first.take_uses().into_iter().filter_map(forged).collect();
+        let second = Readings::after(Box::new({
+            let known = known.clone();
+            || known
+        }));
+        let toolchain = inspect(&gcc(), &second).unwrap();
+        let digest = |path: &Bytes| toolchain.files.iter().find(|file| file.path == *path).and_then(|file| file.digest);
+        for program in known.keys().filter(|version| toolchain.programs.contains(&version.path)) {
+            assert_eq!(digest(&program.path), Some(Digest::of(b"forged")));
+        }
+        assert!(second.take_uses().iter().all(|used| used.new.is_none() || !known.contains_key(&used.version)));
+    }
+
     #[test]
     fn a_driver_that_cannot_run_is_an_error() {
         let key = ToolchainKey { driver: b"/nonexistent/gcc".to_vec(), ..Default::default() };
-        assert!(inspect(&key).unwrap_err().detail.contains("/nonexistent/gcc"));
+        assert!(inspect(&key, &Readings::default()).unwrap_err().detail.contains("/nonexistent/gcc"));
     }
 }

@@ -322,7 +322,7 @@ fn fill(files: &[&ShippedFile], contents: &Path, folder: &Path) -> Result<()> {
 /// Compares this host's files with the head's; remembers digests while a file's stamp stays the same.
 #[derive(Default)]
 pub struct Verifier {
-    digests: HashMap<Bytes, (Stamp, Option<Digest>)>,
+    digests: HashMap<Bytes, (Option<Stamp>, Option<Digest>)>,
 }
 
 impl Verifier {
@@ -344,7 +344,7 @@ impl Verifier {
     }
 
     /// The stamp of a file when it was compared.
-    fn stamp(&self, path: &Bytes) -> Stamp {
+    fn stamp(&self, path: &Bytes) -> Option<Stamp> {
         self.digests.get(path).and_then(|(stamp, _)| *stamp)
     }
 

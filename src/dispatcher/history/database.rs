@@ -2,9 +2,9 @@
 //! never stops the dispatcher's loop. The thread reads everything once, at the start, and then writes what it is told,
 //! in transactions that begin at most [`COMMIT_AFTER`] before they end: a dispatcher that is killed loses no more.
 //!
-//! Whatever is wrong costs one warning and never a build. A file that is no database of ours, or damaged, is renamed
-//! (`.set-aside`) and a new one begun; where no database can be had, or a write fails, the session goes on with what it
-//! has in memory. The name of the file ends in the version of its layout, so that versions of this program that are
+//! Whatever is wrong costs one warning and never a build. A file that is no database of ours, or damaged, is set aside
+//! ([`super::file`]) and a new one begun; where no database can be had, or a write fails, the session goes on with what
+//! it has in memory. The name of the file ends in the version of its layout, so that versions of this program that are
 //! used side by side leave each other alone.
 //!
 //! # Layout
@@ -12,15 +12,15 @@
 //! of the same working directory share. Sessions that write at once share the tables; `generation` grows whenever rows
 //! that others may refer to were deleted, and tells them to look again.
 
+use super::file::{self, BadFile};
 use super::predict::{Knowledge, Name, OriginNames, is_worth_it};
+use super::readings;
 use super::subject::ActionKey;
+use crate::driver::toolchain::readings::{Known, Use};
 use crate::sets;
-use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Result, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -45,8 +45,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Notes that may wait for the thread; more are dropped, which costs a worse prediction one day. A note has some KiB.
 const NOTES_MAX: usize = 8192;
 
-/// An action is marked as used at most this often, in seconds, so that an unchanged build writes nothing.
-const USED_RESOLUTION_S: i64 = 24 * 60 * 60;
+/// An action or a reading is marked as used at most this often, in seconds, so that an unchanged build writes nothing.
+pub const USED_RESOLUTION_S: i64 = 24 * 60 * 60;
 
 const TABLES: &str = "
     CREATE TABLE numbers(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -71,11 +71,14 @@ pub enum Note {
     Learned { key: ActionKey, origin: OriginNames, used: Vec<Name> },
     /// An action ran again and used the same.
     Repeated(ActionKey),
+    /// Readings of toolchains that were of use.
+    Readings(Vec<Use>),
 }
 
 /// The dispatcher's end of the thread.
 pub struct Database {
     loaded: Option<Receiver<Knowledge>>,
+    readings: Option<Receiver<Known>>,
     notes: SyncSender<Note>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
@@ -85,6 +88,7 @@ impl Database {
     /// Starts the thread.
     pub fn open(file: PathBuf, bytes_max: u64) -> Database {
         let (loaded_sender, loaded) = mpsc::channel();
+        let (readings_sender, readings) = mpsc::channel();
         let (notes, incoming) = mpsc::sync_channel(NOTES_MAX);
         let (end, ended) = mpsc::channel();
         let body = move || {
@@ -96,7 +100,9 @@ impl Database {
                 );
             };
             match Store::open(&file, bytes_max) {
-                Ok((store, knowledge)) => {
+                Ok((store, knowledge, readings)) => {
+                    // Nobody may be interested.
+                    let _ = readings_sender.send(readings);
                     if loaded_sender.send(knowledge).is_ok()
                         && let Err(error) = store.serve(&incoming)
                     {
@@ -112,7 +118,7 @@ impl Database {
         if let Err(error) = std::thread::Builder::new().name("history".to_owned()).spawn(body) {
             eprintln!("mpicc-proxy-rank: no thread for the history: {error}");
         }
-        Database { loaded: Some(loaded), notes, ended }
+        Database { loaded: Some(loaded), readings: Some(readings), notes, ended }
     }
 
     pub fn is_loaded(&self) -> bool {
@@ -122,6 +128,11 @@ impl Database {
     /// What earlier sessions learned, once; `None` if it cannot be had in time.
     pub fn load(&mut self, patience: Duration) -> Option<Knowledge> {
         self.loaded.take()?.recv_timeout(patience).ok()
+    }
+
+    /// Where the readings that earlier sessions kept arrive, once.
+    pub fn readings(&mut self) -> Option<Receiver<Known>> {
+        self.readings.take()
     }
 
     /// `false`: it is pointless to go on.
@@ -152,37 +163,12 @@ struct Store {
 
 impl Store {
     /// Opens the database, or begins a new one, and reads it.
-    fn open(file: &Path, bytes_max: u64) -> Result<(Store, Knowledge)> {
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).context("cannot make its folder")?;
-        }
-        if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-            bail!("it is no regular file");
-        }
-        // One at a time decides what is to become of a bad file. Also shows whether there are locks here at all.
-        let lock = file.with_extension("lock");
-        let lock = private(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("cannot lock it")?;
-        let before = identity(file);
-        match Store::try_open(file, bytes_max) {
-            Err(error) if is_bad_file(&error) && before.is_some() && before == identity(file) => {
-                let aside = with_ending(file, ".set-aside");
-                fs::rename(file, &aside).with_context(|| format!("{error:#}, and it cannot be renamed"))?;
-                let _ = fs::rename(with_ending(file, "-wal"), with_ending(&aside, "-wal"));
-                let _ = fs::remove_file(with_ending(file, "-shm"));
-                eprintln!(
-                    "mpicc-proxy-rank: the history {} cannot be used ({error:#}); it is now {}, and a new one begins",
-                    file.display(),
-                    aside.display()
-                );
-                Store::try_open(file, bytes_max)
-            }
-            other => other,
-        }
+    fn open(file: &Path, bytes_max: u64) -> Result<(Store, Knowledge, Known)> {
+        file::open_or_set_aside(file, || Store::try_open(file, bytes_max))
     }
 
-    fn try_open(file: &Path, bytes_max: u64) -> Result<(Store, Knowledge)> {
-        drop(private(file)?);
+    fn try_open(file: &Path, bytes_max: u64) -> Result<(Store, Knowledge, Known)> {
+        drop(file::private(file)?);
         let connection =
             Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -209,10 +195,12 @@ impl Store {
             transaction.pragma_update(None, "user_version", LAYOUT)?;
             transaction.commit()?;
         }
+        connection.execute_batch(readings::TABLE)?;
+        let readings = readings::load(&connection)?;
         let (paths, latest_base) = Default::default();
         let mut store = Store { connection, bytes_max, generation: 0, paths, latest_base };
         let knowledge = store.load()?;
-        Ok((store, knowledge))
+        Ok((store, knowledge, readings))
     }
 
     fn load(&mut self) -> Result<Knowledge> {
@@ -315,6 +303,7 @@ impl Store {
         for note in batch {
             match note {
                 Note::Path(..) => {}
+                Note::Readings(uses) => readings::write(&transaction, uses, now)?,
                 Note::Opened(name) => session.open(*name)?,
                 Note::Learned { key, origin, used } => session.learn(*key, *origin, used, now)?,
                 Note::Repeated(key) => {
@@ -468,49 +457,9 @@ fn read_number(connection: &Connection, name: &str) -> Result<i64> {
     Ok(statement.query_row([name], |row| row.get(0))?)
 }
 
-/// Why a file is to be set aside.
-#[derive(Debug)]
-struct BadFile(&'static str);
-
-impl std::fmt::Display for BadFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for BadFile {}
-
-/// Is it the file, and not the disk or another session?
-fn is_bad_file(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<rusqlite::Error>() {
-        Some(rusqlite::Error::SqliteFailure(failure, _)) => {
-            // `Unknown` is SQLITE_ERROR: a table or column that is not there.
-            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
-        }
-        // What was read is of another type or size than what was written.
-        Some(_) => true,
-        None => error.is::<BadFile>() || error.is::<rusqlite::types::FromSqlError>(),
-    }
-}
-
 fn is_busy(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
     matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
-/// Opens a file of this user alone, and makes it if it is not there. The names of files are nobody else's business.
-fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 fn unix_time_s() -> i64 {
@@ -521,6 +470,8 @@ fn unix_time_s() -> i64 {
 mod tests {
     use super::super::subject::{Subject, tests::invocation};
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,15 +1,20 @@
 //! Which paths a compile will ask about, learned from what compiles asked about before: the same action's last run, its
 //! siblings', and what siblings that run right now have asked. `predict` knows how to guess, `subject` whose sibling an
-//! action is, `database` keeps it all over sessions, [`crate::sets`] keeps it small.
+//! action is, `database` keeps it all over sessions, [`crate::sets`] keeps it small. `file` is the database's file.
+//!
+//! In the same database, `readings` keeps what is known of the files of toolchains; here that only passes through.
 //!
 //! A wrong prediction costs time, never correctness: what is predicted is validated like anything else, and what is
 //! missing is asked for.
 
 mod database;
+mod file;
 mod predict;
+mod readings;
 mod subject;
 
 use crate::dispatcher::files::{HeadTree, PathId};
+use crate::driver::toolchain::readings::{Earlier, Use};
 use crate::wire::Invocation;
 use database::{BYTES_MAX, Database, Note};
 use predict::{Guess, Knowledge, Name};
@@ -73,6 +78,20 @@ impl History {
             heads: Vec::new(),
             names: Vec::new(),
             recorded: Vec::new(),
+        }
+    }
+
+    /// What earlier sessions read of toolchains' files, for one taker, who waits for it as an action does; nothing if
+    /// it cannot be had.
+    pub fn earlier_readings(&mut self) -> Earlier {
+        let readings = self.database.as_mut().and_then(Database::readings);
+        Box::new(|| readings.and_then(|readings| readings.recv_timeout(LOAD_PATIENCE).ok()).unwrap_or_default())
+    }
+
+    /// Keeps readings of toolchains that were of use.
+    pub fn keep(&mut self, readings: Vec<Use>) {
+        if !readings.is_empty() {
+            self.note(Note::Readings(readings));
         }
     }
 

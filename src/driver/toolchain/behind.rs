@@ -6,6 +6,7 @@
 
 use super::ToolchainKey;
 use super::closure::same_file;
+use super::readings::Readings;
 use crate::wire::{BehindLibc, Bytes, Digest, SameFile, ShippedFile, Variable};
 use anyhow::Result;
 use std::ffi::OsStr;
@@ -34,17 +35,17 @@ const SAME: [&str; 3] = [
 ///
 /// # Errors
 /// One exists and cannot be read.
-pub fn collect(key: &ToolchainKey) -> Result<BehindLibc> {
+pub fn collect(key: &ToolchainKey, readings: &Readings) -> Result<BehindLibc> {
     let mut behind = BehindLibc::default();
-    behind.add_locales()?;
-    behind.add_zone(key.variable("TZ"))?;
-    behind.same_as_here(Path::new(PRELOADED))?;
+    behind.add_locales(readings)?;
+    behind.add_zone(key.variable("TZ"), readings)?;
+    behind.same_as_here(Path::new(PRELOADED), readings)?;
     Ok(behind)
 }
 
 impl BehindLibc {
-    fn same_as_here(&mut self, path: &Path) -> Result<Option<Digest>> {
-        let digest = same_file(path)?;
+    fn same_as_here(&mut self, path: &Path, readings: &Readings) -> Result<Option<Digest>> {
+        let digest = same_file(path, readings)?;
         self.same.push(SameFile { path: path.as_os_str().as_bytes().to_vec(), digest });
         Ok(digest)
     }
@@ -58,11 +59,11 @@ impl BehindLibc {
         self.variables.push(Variable { name: name.into(), value: value.into(), in_folder });
     }
 
-    fn add_locales(&mut self) -> Result<()> {
+    fn add_locales(&mut self, readings: &Readings) -> Result<()> {
         for path in SAME {
-            self.same_as_here(Path::new(path))?;
+            self.same_as_here(Path::new(path), readings)?;
         }
-        self.has_archive = self.same_as_here(Path::new(ARCHIVE))?.is_some();
+        self.has_archive = self.same_as_here(Path::new(ARCHIVE), readings)?.is_some();
         let mut folders = vec![PathBuf::from(LOCALES)];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -75,7 +76,7 @@ impl BehindLibc {
                     folders.push(path);
                 } else {
                     let name = [b"locale/".as_slice(), relative.as_os_str().as_bytes()].concat();
-                    self.ship(name, &path, same_file(&path)?);
+                    self.ship(name, &path, same_file(&path, readings)?);
                 }
             }
         }
@@ -86,10 +87,10 @@ impl BehindLibc {
         Ok(())
     }
 
-    fn add_zone(&mut self, zone: Option<&OsStr>) -> Result<()> {
+    fn add_zone(&mut self, zone: Option<&OsStr>, readings: &Readings) -> Result<()> {
         // libc takes no TZ for /etc/localtime, and nothing there for UTC.
         let Some(zone) = zone else {
-            let digest = self.same_as_here(Path::new(LOCAL_TIME))?;
+            let digest = self.same_as_here(Path::new(LOCAL_TIME), readings)?;
             self.ship(b"localtime".to_vec(), Path::new(LOCAL_TIME), digest);
             match digest {
                 Some(_) => self.lead("TZ", "localtime", true),
@@ -100,7 +101,7 @@ impl BehindLibc {
         let name = zone.as_bytes().strip_prefix(b":").unwrap_or(zone.as_bytes());
         // A rule like "CET-1" names no file; it is then absent on both hosts. An absolute path stands for itself.
         let path = Path::new(ZONES).join(OsStr::from_bytes(name));
-        let digest = self.same_as_here(&path)?;
+        let digest = self.same_as_here(&path, readings)?;
         if name.starts_with(b"/") {
             self.ship(b"localtime".to_vec(), &path, digest);
             self.lead("TZ", "localtime", true);

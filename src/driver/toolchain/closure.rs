@@ -9,13 +9,12 @@
 //! run there through their interpreter?
 
 use super::Unusable;
+use super::readings::{Format, Linkage, Reading, Readings};
 use crate::wire::{Bytes, Digest, SameFile, Shipment, ShippedFile};
-use anyhow::{Context, Result, bail};
-use goblin::elf::Elf;
+use anyhow::{Context, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -43,7 +42,8 @@ struct Level {
 }
 
 /// What the programs added so far need.
-pub struct Closure {
+pub struct Closure<'a> {
+    readings: &'a Readings,
     library_path: Option<OsString>,
     folders: Vec<PathBuf>,
     levels: Vec<Level>,
@@ -57,14 +57,12 @@ pub struct Closure {
     with_rpath: BTreeSet<PathBuf>,
     /// Why all this cannot be laid out in one folder.
     obstacle: Option<String>,
-    /// Memory for the content of one file after the other: to get fresh pages for each would take as long as to hash
-    /// them.
-    memory: Vec<u8>,
 }
 
-impl Closure {
-    pub fn new(library_path: Option<&OsStr>) -> Closure {
+impl<'a> Closure<'a> {
+    pub fn new(library_path: Option<&OsStr>, readings: &'a Readings) -> Closure<'a> {
         Closure {
+            readings,
             library_path: library_path.map(OsStr::to_os_string),
             folders: system_folders(),
             levels: Vec::new(),
@@ -74,17 +72,16 @@ impl Closure {
             libraries: BTreeMap::new(),
             with_rpath: BTreeSet::new(),
             obstacle: None,
-            memory: Vec::new(),
         }
     }
 
-    /// Adds a program and all that is loaded into it. Reads file after file; none stays in memory.
+    /// Adds a program and all that is loaded into it.
     ///
     /// # Errors
     /// The preload library cannot reach it, or it cannot be read.
     pub fn add(&mut self, program: &Path) -> Result<(), Unusable> {
-        let content = self.read(program)?;
-        let interpreter = reachable(program, &content)?;
+        let reading = self.read(program)?;
+        let interpreter = reachable(program, &reading.format)?;
         self.programs.push(program.to_path_buf());
         match &self.interpreter {
             None => {
@@ -103,7 +100,7 @@ impl Closure {
             }
             Some(_) => {}
         }
-        self.add_with_libraries(program, content)?;
+        self.add_with_libraries(program, reading)?;
         self.compare_with_loader(program, &interpreter)?;
         Ok(())
     }
@@ -112,23 +109,27 @@ impl Closure {
         self.obstacle.get_or_insert(why);
     }
 
-    fn add_with_libraries(&mut self, program: &Path, content: Vec<u8>) -> Result<()> {
-        let mut todo = VecDeque::from([(program.to_path_buf(), Some(content))]);
-        while let Some((path, content)) = todo.pop_front() {
+    fn add_with_libraries(&mut self, program: &Path, reading: Reading) -> Result<()> {
+        let mut todo = VecDeque::from([(program.to_path_buf(), Some(reading))]);
+        while let Some((path, reading)) = todo.pop_front() {
             if self.files.contains_key(&path) {
                 continue;
             }
-            let content = match content {
-                Some(content) => content,
+            let reading = match reading {
+                Some(reading) => reading,
                 None => self.read(&path)?,
             };
-            self.files.insert(path.clone(), Some(Digest::of(&content)));
-            let elf = Elf::parse(&content).with_context(|| format!("{} is not a library", path.display()))?;
-            if !elf.rpaths.is_empty() {
+            self.files.insert(path.clone(), Some(reading.digest));
+            let linkage = match &reading.format {
+                Format::Elf(linkage) => linkage,
+                Format::Script => bail!("{} is not a library: it is a script", path.display()),
+                Format::Other(why) => bail!("{} is not a library: {why}", path.display()),
+            };
+            if !linkage.rpaths.is_empty() {
                 self.with_rpath.insert(path.clone());
             }
-            let folders = self.folders(&elf, &path);
-            for library in &elf.libraries {
+            let folders = self.folders(linkage, &path);
+            for library in &linkage.libraries {
                 if library.contains('/') {
                     self.hinder(format!("{} names a library by its path: {library}", path.display()));
                 }
@@ -138,17 +139,12 @@ impl Closure {
                     todo.push_back((found, None));
                 }
             }
-            self.memory = content;
         }
         Ok(())
     }
 
-    fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
-        let mut content = std::mem::take(&mut self.memory);
-        content.clear();
-        let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
-        read.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(content)
+    fn read(&self, path: &Path) -> Result<Reading> {
+        self.readings.of(path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     fn note_library(&mut self, name: &str, path: &Path) {
@@ -167,16 +163,16 @@ impl Closure {
     }
 
     /// Folders searched for the libraries of one ELF file, in ld.so's order.
-    fn folders(&self, elf: &Elf<'_>, path: &Path) -> Vec<PathBuf> {
+    fn folders(&self, linkage: &Linkage, path: &Path) -> Vec<PathBuf> {
         let origin = std::fs::canonicalize(path).ok().and_then(|real| real.parent().map(Path::to_path_buf));
         let origin = origin.unwrap_or_default().into_os_string().into_string().unwrap_or_default();
-        let expand = |list: &[&str]| -> Vec<PathBuf> {
+        let expand = |list: &[String]| -> Vec<PathBuf> {
             let dirs = list.iter().flat_map(|dirs| dirs.split(':'));
             dirs.map(|d| d.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin).into()).collect()
         };
-        let rpaths = if elf.runpaths.is_empty() { expand(&elf.rpaths) } else { Vec::new() };
+        let rpaths = if linkage.runpaths.is_empty() { expand(&linkage.rpaths) } else { Vec::new() };
         let library_path = self.library_path.iter().flat_map(std::env::split_paths).collect();
-        [rpaths, library_path, expand(&elf.runpaths), self.folders.clone()].concat()
+        [rpaths, library_path, expand(&linkage.runpaths), self.folders.clone()].concat()
     }
 
     fn find(&mut self, library: &str, folders: &[PathBuf]) -> Result<Option<PathBuf>> {
@@ -203,7 +199,7 @@ impl Closure {
                     ElfKind::Of(true, MACHINE) => return Ok(Some(candidate)),
                     // ld.so skips libraries for another machine.
                     ElfKind::Of(..) => {
-                        let same = same_file(&candidate)?;
+                        let same = same_file(&candidate, self.readings)?;
                         self.files.insert(candidate, same);
                     }
                     ElfKind::Broken => bail!("{} is not a library; the driver will not start", candidate.display()),
@@ -280,16 +276,17 @@ impl Closure {
 }
 
 /// The program's interpreter, if the preload library can be loaded into the program.
-fn reachable(program: &Path, content: &[u8]) -> Result<PathBuf, Unusable> {
+fn reachable(program: &Path, format: &Format) -> Result<PathBuf, Unusable> {
     let name = program.display();
-    if content.starts_with(b"#!") {
-        return Err(Unusable::new("script-compiler", format!("{name} is a script")));
-    }
-    let elf = Elf::parse(content).with_context(|| format!("{name} is not a program"))?;
-    if !elf.is_64 || elf.header.e_machine != MACHINE {
+    let linkage = match format {
+        Format::Elf(linkage) => linkage,
+        Format::Script => return Err(Unusable::new("script-compiler", format!("{name} is a script"))),
+        Format::Other(why) => return Err(anyhow!("{name} is not a program: {why}").into()),
+    };
+    if !linkage.is_64 || linkage.machine != MACHINE {
         return Err(Unusable::new("foreign-compiler", format!("{name} is for another machine")));
     }
-    let Some(interpreter) = elf.interpreter else {
+    let Some(interpreter) = &linkage.interpreter else {
         return Err(Unusable::new("static-compiler", format!("{name} is linked statically")));
     };
     let interpreter = Path::new(interpreter);
@@ -351,9 +348,9 @@ fn levels_of(interpreter: &Path) -> Vec<Level> {
 ///
 /// # Errors
 /// It exists and cannot be read.
-pub fn same_file(path: &Path) -> Result<Option<Digest>> {
-    match std::fs::read(path) {
-        Ok(content) => Ok(Some(Digest::of(&content))),
+pub fn same_file(path: &Path, readings: &Readings) -> Result<Option<Digest>> {
+    match readings.of(path) {
+        Ok(reading) => Ok(Some(reading.digest)),
         Err(error)
             if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
         {
@@ -458,19 +455,20 @@ mod tests {
         dir.join(name)
     }
 
-    fn closure_of(programs: &[&Path], library_path: Option<&Path>) -> Closure {
-        let mut closure = Closure::new(library_path.map(Path::as_os_str));
+    fn closure_of(programs: &[&Path], library_path: Option<&Path>) -> (Vec<SameFile>, Result<Shipment, String>) {
+        let readings = Readings::default();
+        let mut closure = Closure::new(library_path.map(Path::as_os_str), &readings);
         for program in programs {
             closure.add(program).unwrap();
         }
-        closure
+        closure.finish()
     }
 
     #[test]
     fn programs_that_the_library_cannot_reach_are_named() {
         let dir = folder();
         let program = dir.path().join("alone");
-        let reason = || Closure::new(None).add(&program).map_err(|unusable| unusable.reason);
+        let reason = || Closure::new(None, &Readings::default()).add(&program).map_err(|unusable| unusable.reason);
         gcc(dir.path(), "alone.c -o alone");
         assert_eq!(reason(), Ok(()));
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
@@ -495,7 +493,7 @@ mod tests {
     fn a_folder_with_the_shipment_is_enough() {
         let dir = folder();
         let program = with_rpath(dir.path(), "main", "a");
-        let (_, shipment) = closure_of(&[&program], None).finish();
+        let (_, shipment) = closure_of(&[&program], None);
         let shipment = shipment.unwrap();
         assert_eq!(shipment.rpaths, [b""]);
         let to = dir.path().join("shipped");
@@ -518,7 +516,7 @@ mod tests {
     fn what_does_not_fit_into_one_folder_is_named() {
         let dir = folder();
         let (one, two) = (with_rpath(dir.path(), "one", "a"), with_rpath(dir.path(), "two", "b"));
-        let (files, shipment) = closure_of(&[&one, &two], None).finish();
+        let (files, shipment) = closure_of(&[&one, &two], None);
         assert!(shipment.unwrap_err().contains("two libraries are called libx.so.1"));
         let end = |end: &str| files.iter().any(|f| f.digest.is_some() && f.path.ends_with(end.as_bytes()));
         assert!(end("a/libx.so.1") && end("b/libx.so.1"));
@@ -526,7 +524,7 @@ mod tests {
         let by_path = dir.path().join("noname.so");
         gcc(dir.path(), &format!("-shared -fPIC x.c -o {}", by_path.display()));
         gcc(dir.path(), &format!("main.c -o path {}", by_path.display()));
-        let (_, shipment) = closure_of(&[&dir.path().join("path")], None).finish();
+        let (_, shipment) = closure_of(&[&dir.path().join("path")], None);
         assert!(shipment.unwrap_err().contains("by its path"));
     }
 
@@ -538,7 +536,7 @@ mod tests {
         let plain = dir.path().join("a");
         gcc(dir.path(), "main.c -o main a/libx.so.1");
         let program = dir.path().join("main");
-        let (files, shipment) = closure_of(&[&program], Some(&plain)).finish();
+        let (files, shipment) = closure_of(&[&program], Some(&plain));
         assert!(shipment.is_ok());
         let folder = plain.join(HWCAPS).join("").into_os_string().into_vec();
         assert!(files.contains(&SameFile { path: folder, digest: None }));
@@ -549,7 +547,7 @@ mod tests {
         let better = plain.join(HWCAPS).join(&level.name);
         std::fs::create_dir_all(&better).unwrap();
         std::fs::copy(dir.path().join("b/libx.so.1"), better.join("libx.so.1")).unwrap();
-        let (files, shipment) = closure_of(&[&program], Some(&plain)).finish();
+        let (files, shipment) = closure_of(&[&program], Some(&plain));
         assert!(shipment.unwrap_err().contains("processor"));
         let found = better.join("libx.so.1").into_os_string().into_vec();
         assert!(files.iter().any(|file| file.path == found && file.digest.is_some()));
