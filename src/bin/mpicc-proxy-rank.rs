@@ -6,6 +6,7 @@ use mpicc_proxy::link::Link;
 use mpicc_proxy::paths::{self, Installation};
 use mpicc_proxy::ranks::RankOptions;
 use mpicc_proxy::{dispatcher, worker};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::process::ExitCode;
 
 /// A rank of mpicc-proxy; started through `mpicc-proxy run` or `mpiexec -n N mpicc-proxy dispatch`.
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &RankOptions) -> Result<()> {
+    // `make -j` connects as many clients as it has sources, and a worker has some for every slot.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     let link = Link::start()?;
     if link.rank() == 0 {
         let socket = options.socket();

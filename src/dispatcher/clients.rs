@@ -12,6 +12,7 @@ use crate::wire::{self, ActionId, ToClient, ToDispatcher};
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -54,6 +55,8 @@ pub struct Clients {
     path: PathBuf,
     clients: BTreeMap<ClientId, Client>,
     next: ClientId,
+    /// Given up for a moment to turn away whom there is no descriptor for.
+    reserve: Option<File>,
 }
 
 impl Clients {
@@ -72,19 +75,35 @@ impl Clients {
         let listener =
             UnixListener::bind(path).with_context(|| format!("cannot listen on the socket {}", path.display()))?;
         listener.set_nonblocking(true)?;
-        Ok(Clients { listener, path: path.to_path_buf(), clients: BTreeMap::new(), next: 1 })
+        let reserve = reserve();
+        Ok(Clients { listener, path: path.to_path_buf(), clients: BTreeMap::new(), next: 1, reserve })
     }
 
     pub fn interest(&self, interest: &mut Interest<Token>) {
-        interest.add(self.listener.as_raw_fd(), false, Token::Listener);
         for (id, client) in &self.clients {
             interest.add(client.stream.as_raw_fd(), !client.output.is_empty(), Token::Client(*id));
         }
+        // Those that end make room for those that come.
+        interest.add(self.listener.as_raw_fd(), false, Token::Listener);
     }
 
-    /// Takes all waiting connections.
+    /// Takes all waiting connections. Whom there is no descriptor for is turned away at once and compiles where it is: left
+    /// alone, it would find the dispatcher silent.
     pub fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                // Also said where nobody waits.
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) && self.reserve.take().is_some() => {
+                    let turned_away = self.listener.accept().is_ok();
+                    self.reserve = reserve();
+                    if turned_away {
+                        continue;
+                    }
+                    return;
+                }
+                Err(_) => return,
+            };
             let own = nix::unistd::getuid().as_raw();
             let Ok(peer) = getsockopt(&stream, PeerCredentials) else { continue };
             if peer.uid() != own || stream.set_nonblocking(true).is_err() {
@@ -169,6 +188,10 @@ impl Clients {
         }
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// # Errors

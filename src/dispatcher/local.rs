@@ -97,6 +97,7 @@ impl LocalWork {
     pub fn forget(&mut self, client: ClientId) {
         if self.held.remove(&client).is_some() {
             self.slots.forget(client);
+            self.processes.retain(|user, _| self.slots.is_known(*user));
         }
     }
 
@@ -184,6 +185,18 @@ mod tests {
         work.ended(child.id());
         assert!(matches!(work.released()[..], [(2, ToClient::Go)]));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_goes_while_waiting_leaves_nothing() {
+        let mut work = LocalWork::new(1);
+        let [own, parent] = [std::process::id(), std::os::unix::process::parent_id()];
+        work.enter(own, 1, ToClient::Go, Patience::Endless);
+        work.enter(parent, 2, ToClient::Go, Patience::Endless);
+        work.forget(1);
+        assert_eq!(work.processes.len(), 2, "the first has its slot");
+        work.forget(2);
+        assert_eq!(work.processes.keys().copied().collect::<Vec<_>>(), [own]);
     }
 
     #[test]

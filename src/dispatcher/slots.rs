@@ -63,6 +63,11 @@ impl Slots {
         self.users.keys().copied()
     }
 
+    /// Has the user a slot, or waits for one?
+    pub fn is_known(&self, user: User) -> bool {
+        self.users.contains_key(&user) || self.waiting.iter().any(|waiter| waiter.user == user)
+    }
+
     /// `true`: the user has a slot. `false`: `client` waits for it.
     pub fn enter(&mut self, user: User, client: ClientId, patience: Patience, now: Instant) -> bool {
         if self.users.get(&user) == Some(&State::Held) {
