@@ -40,7 +40,7 @@ struct Cli {
 
 const HELP: &str = "\
 Start here:
-  mpicc-proxy run -- make -j8             inside an allocation, or on one machine
+  mpicc-proxy run -- make                 inside an allocation, or on one machine
   mpicc-proxy explain -- gcc -c x.c       would this run on a rank, and if not, why
 
 Or start the ranks once, and build in another shell as often as you like:

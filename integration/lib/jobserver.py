@@ -8,7 +8,8 @@ LOCAL REMOTE SECONDS STRUCK CLIENTS": the command's exit status (or "late"), the
 blows fell, and the most clients there were.
 
 STRIKE: none, int or term (the signal, to the command and all in its process group, or to it alone, when all is in full
-swing), rank:PID (SIGKILL, likewise), stop:PID (SIGTERM), clients:SEED (SIGKILL to clients of FOLDER's builds at random, ten in all).
+swing), rank:PID (SIGKILL, likewise), stop:PID (SIGTERM), freeze:PID (SIGSTOP, and SIGCONT when a job has been running here
+in its place), clients:SEED (SIGKILL to clients of FOLDER's builds at random, ten in all).
 """
 
 import os
@@ -63,6 +64,7 @@ class Sample:
                 except ProcessLookupError:
                     pass
         # Looking takes time. Those that are still there have run at the same time; and one that ended is nobody's orphan.
+        self.compilers = sum("step" not in program for program in local.values())
         self.local, self.remote = (
             sum(program_of(name) == program for name, program in some.items()) for some in (local, remote)
         )
@@ -73,12 +75,15 @@ class Strike:
 
     def __init__(self, kind):
         self.kind, _, argument = kind.partition(":")
-        self.pid = int(argument) if self.kind in ("rank", "stop") else 0
+        self.pid = int(argument) if self.kind in ("rank", "stop", "freeze") else 0
         self.random = random.Random(int(argument)) if self.kind == "clients" else None
         self.left = {"none": 0, "clients": CLIENTS_STRUCK}.get(self.kind, 1)
         self.struck = 0
 
     def consider(self, sample, process):
+        if self.kind == "freeze" and self.struck == 1 and sample.compilers > 0:
+            os.kill(self.pid, signal.SIGCONT)
+            self.struck = 2
         if self.left == 0 or (self.kind != "clients" and sample.remote < FULL_SWING):
             return
         if self.kind == "int":
@@ -87,6 +92,8 @@ class Strike:
             process.terminate()
         elif self.kind == "rank":
             os.kill(self.pid, signal.SIGKILL)
+        elif self.kind == "freeze":
+            os.kill(self.pid, signal.SIGSTOP)
         elif self.kind == "stop":
             os.kill(self.pid, signal.SIGTERM)
         else:
@@ -117,6 +124,8 @@ def main():
         # Where there is much to look at, no more than half of the time goes into looking.
         time.sleep(max(SAMPLE_S, time.monotonic() - looked))
         status = process.poll()
+    if strike.kind == "freeze" and strike.struck == 1:
+        os.kill(strike.pid, signal.SIGCONT)
     if status is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -57,6 +57,9 @@ use toolchains::{Lookup, Toolchains};
 /// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// A loop that has not turned for so long was stopped from outside: clients may have given it up.
+const FROZEN: Duration = Duration::from_secs(10);
+
 /// How long the last messages may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -191,7 +194,12 @@ impl Dispatcher {
     fn serve(&mut self, signals: &UnixStream) -> Result<()> {
         let mut backoff = Backoff::default();
         let mut beat_at = Instant::now() + BEAT;
+        let mut turned = Instant::now();
         while !self.stopping {
+            if turned.elapsed() > FROZEN {
+                self.hear_clients()?;
+            }
+            turned = Instant::now();
             if self.handle_messages()? {
                 backoff.reset();
             }
@@ -221,6 +229,16 @@ impl Dispatcher {
             if self.tokens.release_overdue() | self.local.release_overdue() {
                 self.give_last_frames();
             }
+        }
+        Ok(())
+    }
+
+    /// Before a result that has arrived meanwhile takes a token for a client that took it itself.
+    fn hear_clients(&mut self) -> Result<()> {
+        let mut interest = Interest::default();
+        self.clients.interest(&mut interest);
+        for ready in interest.wait(Duration::ZERO)? {
+            self.handle_ready(ready)?;
         }
         Ok(())
     }
