@@ -234,12 +234,10 @@ impl Client {
         let mut lent = false;
         let answer = receive(&mut connection, &silent, &mut lent).map_err(|error| {
             // Nobody else will take it, and what runs here from now on needs it. A dispatcher that lives after all has to
-            // know who did.
-            if lent
-                && let Place::Token(jobserver) = &place
-                && jobserver::take(jobserver, TOKEN_PATIENCE)
-            {
-                let _ = connection.send(&ToDispatcher::TookBack);
+            // know that first.
+            if lent && let Place::Token(jobserver) = &place {
+                let _ = connection.send(&ToDispatcher::TakesBack);
+                jobserver::take(jobserver, TOKEN_PATIENCE);
             }
             match error.kind() {
                 io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),

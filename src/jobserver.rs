@@ -65,10 +65,11 @@ fn find_at(place: Place<'_>) -> Result<Jobserver, &'static str> {
     Err("jobserver-gone")
 }
 
-/// Takes a token, waiting for it up to `patience`. `false`: there was none, or there is no jobserver any more.
+/// Takes a token. Waits until none has been there, not even for others, for as long as `patience`. `false`: there was none,
+/// or there is no jobserver any more.
 pub fn take(jobserver: &Jobserver, patience: Duration) -> bool {
     let Some(end) = open_end(&jobserver.read, OFlag::O_RDONLY, jobserver.id) else { return false };
-    let deadline = Instant::now() + patience;
+    let mut deadline = Instant::now() + patience;
     loop {
         match nix::unistd::read(&end, &mut [0]) {
             Ok(1) => return true,
@@ -79,10 +80,11 @@ pub fn take(jobserver: &Jobserver, patience: Duration) -> bool {
         if rest.is_zero() {
             return false;
         }
-        let _ = poll(
-            &mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX),
-        );
+        let mut polled = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        if let Ok(1..) = poll(&mut polled, PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX)) {
+            // Somebody may be faster.
+            deadline = Instant::now() + patience;
+        }
     }
 }
 

@@ -217,8 +217,8 @@ pub enum ToDispatcher {
     Hello { version: u32 },
     /// Please compile. Meanwhile its place on the head is free for others.
     Compile { invocation: Box<Invocation>, place: Place },
-    /// The client, which hears nothing any more, took its token back itself. Nothing is answered.
-    TookBack,
+    /// The client, which hears nothing any more, takes its token back itself. Nothing is answered.
+    TakesBack,
     /// For the statistics: this invocation runs locally. With what it takes a slot of the head for, answered by
     /// [`ToClient::Go`] when there is one; else nothing is answered.
     Local { reason: String, client_cpu_us: u64, slot: Option<SlotUser> },

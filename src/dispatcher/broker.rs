@@ -14,12 +14,14 @@
 //!   this, clients that are done pile up: make is faster at taking tokens.
 //! * A client that is done waits for its token for a bounded time. Then it goes, and the token is a debt. make may hold
 //!   all tokens for jobs that wait for this one (`-l`, a lock around the compiler).
+//! * One that has its work still before it, here, waits for as long as tokens move: when a thousand ranks are lost, a
+//!   thousand such clients wait for the few tokens that there are. If none has moved for a while, the first goes without.
 //! * A client that dies has lent what make takes for free: make sees the end of the job. That is a debt, too.
 //! * Debts are paid with the next token that is to be had.
 
 use crate::wire::ActionId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Device and inode of the pipe or FIFO.
 pub type JobserverId = (u64, u64);
@@ -43,8 +45,22 @@ pub enum Lending {
 struct Lend {
     jobserver: JobserverId,
     job: Job,
-    /// Its client is done, and waits until then.
-    until: Option<Instant>,
+    waiting: Option<Waiting>,
+}
+
+/// A client wants its token back.
+struct Waiting {
+    until: Instant,
+    /// From each time that a token moves. `None`: no matter what moves.
+    anew_for: Option<Duration>,
+}
+
+/// How long a client waits for its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    For(Duration),
+    /// For so long after a token has moved.
+    Stalled(Duration),
 }
 
 #[derive(Default)]
@@ -63,14 +79,15 @@ pub struct Broker {
 
 impl Broker {
     /// The client of `action` lends the token of its `job`.
-    pub fn lend(&mut self, action: ActionId, jobserver: JobserverId, job: Job) -> Lending {
+    pub fn lend(&mut self, action: ActionId, jobserver: JobserverId, job: Job, now: Instant) -> Lending {
         let account = self.accounts.entry(jobserver).or_default();
         if !account.jobs.insert(job) {
             return Lending::Refused;
         }
-        self.lends.insert(action, Lend { jobserver, job, until: None });
+        self.lends.insert(action, Lend { jobserver, job, waiting: None });
         if let Some(waiting) = account.waiting.front().copied() {
             self.end(waiting);
+            self.moved(jobserver, now);
             return Lending::HandedTo(waiting);
         }
         if account.debts > 0 {
@@ -85,10 +102,13 @@ impl Broker {
         self.end(action);
     }
 
-    /// The client of `action` is done. `true`: it has its token. `false`: it waits until `until`.
-    pub fn finish(&mut self, action: ActionId, until: Instant) -> bool {
+    /// The client of `action` wants its token. `true`: it has it. `false`: it waits.
+    pub fn finish(&mut self, action: ActionId, patience: Patience, now: Instant) -> bool {
         let Some(lend) = self.lends.get_mut(&action) else { return true };
-        lend.until = Some(until);
+        lend.waiting = Some(match patience {
+            Patience::For(time) => Waiting { until: now + time, anew_for: None },
+            Patience::Stalled(time) => Waiting { until: now + time, anew_for: Some(time) },
+        });
         self.accounts.entry(lend.jobserver).or_default().waiting.push_back(action);
         false
     }
@@ -101,7 +121,8 @@ impl Broker {
     }
 
     /// A token was taken. The client that has it now; `None`: it paid a debt.
-    pub fn took(&mut self, jobserver: JobserverId) -> Option<ActionId> {
+    pub fn took(&mut self, jobserver: JobserverId, now: Instant) -> Option<ActionId> {
+        self.moved(jobserver, now);
         let account = self.accounts.get_mut(&jobserver)?;
         let Some(action) = account.waiting.front().copied() else {
             account.debts = account.debts.checked_sub(1).expect("only what is owed is taken");
@@ -113,10 +134,15 @@ impl Broker {
 
     /// Those that waited long enough; what they lent are debts now.
     pub fn overdue(&mut self, now: Instant) -> Vec<ActionId> {
-        let is_overdue = |lend: &Lend| lend.until.is_some_and(|until| until <= now);
-        let overdue: Vec<_> = self.lends.iter().filter(|(_, lend)| is_overdue(lend)).map(|(id, _)| *id).collect();
-        for action in &overdue {
-            self.abandon(*action);
+        let mut overdue = Vec::new();
+        while let Some((action, jobserver)) = self.lends.iter().find_map(|(action, lend)| {
+            let is_overdue = lend.waiting.as_ref().is_some_and(|waiting| waiting.until <= now);
+            is_overdue.then_some((*action, lend.jobserver))
+        }) {
+            self.abandon(action);
+            // Of those that wait for a move, this was one.
+            self.moved(jobserver, now);
+            overdue.push(action);
         }
         overdue
     }
@@ -146,6 +172,15 @@ impl Broker {
         self.lends.contains_key(&action)
     }
 
+    fn moved(&mut self, jobserver: JobserverId, now: Instant) {
+        let waiting = self.lends.values_mut().filter(|lend| lend.jobserver == jobserver);
+        for waiting in waiting.filter_map(|lend| lend.waiting.as_mut()) {
+            if let Some(time) = waiting.anew_for {
+                waiting.until = now + time;
+            }
+        }
+    }
+
     fn end(&mut self, action: ActionId) -> Option<JobserverId> {
         let Lend { jobserver, job, .. } = self.lends.remove(&action)?;
         if let Some(account) = self.accounts.get_mut(&jobserver) {
@@ -163,69 +198,93 @@ mod tests {
 
     const PIPE: JobserverId = (1, 2);
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+    const LONG: Patience = Patience::For(Duration::from_secs(60));
+
+    fn now() -> Instant {
+        Instant::now()
     }
 
     #[test]
     fn a_token_goes_out_and_comes_back() {
         let mut broker = Broker::default();
-        assert_eq!(broker.lend(1, PIPE, (10, 0)), Lending::Write);
+        assert_eq!(broker.lend(1, PIPE, (10, 0), now()), Lending::Write);
         assert!(broker.is_open(PIPE) && !broker.is_owed(PIPE));
-        assert!(!broker.finish(1, soon()));
+        assert!(!broker.finish(1, LONG, now()));
         assert!(broker.is_owed(PIPE));
-        assert_eq!(broker.took(PIPE), Some(1));
+        assert_eq!(broker.took(PIPE, now()), Some(1));
         assert!(!broker.is_open(PIPE) && !broker.is_lent(1));
-        assert!(broker.finish(1, soon()), "lent nothing");
+        assert!(broker.finish(1, LONG, now()), "lent nothing");
     }
 
     #[test]
     fn a_job_lends_once() {
         let mut broker = Broker::default();
-        assert_eq!(broker.lend(1, PIPE, (10, 0)), Lending::Write);
-        assert_eq!(broker.lend(2, PIPE, (10, 0)), Lending::Refused);
-        assert!(broker.finish(2, soon()));
-        assert_eq!(broker.lend(3, PIPE, (10, 1)), Lending::Write, "another process with that id");
-        assert_eq!(broker.lend(4, (1, 3), (10, 0)), Lending::Write, "another jobserver");
-        broker.finish(1, soon());
-        assert_eq!(broker.lend(5, PIPE, (10, 0)), Lending::Refused, "its token is not back yet");
-        broker.took(PIPE);
-        assert_eq!(broker.lend(6, PIPE, (10, 0)), Lending::Write);
+        assert_eq!(broker.lend(1, PIPE, (10, 0), now()), Lending::Write);
+        assert_eq!(broker.lend(2, PIPE, (10, 0), now()), Lending::Refused);
+        assert!(broker.finish(2, LONG, now()));
+        assert_eq!(broker.lend(3, PIPE, (10, 1), now()), Lending::Write, "another process with that id");
+        assert_eq!(broker.lend(4, (1, 3), (10, 0), now()), Lending::Write, "another jobserver");
+        broker.finish(1, LONG, now());
+        assert_eq!(broker.lend(5, PIPE, (10, 0), now()), Lending::Refused, "its token is not back yet");
+        broker.took(PIPE, now());
+        assert_eq!(broker.lend(6, PIPE, (10, 0), now()), Lending::Write);
     }
 
     #[test]
     fn who_comes_hands_over_to_who_waits_longest() {
         let mut broker = Broker::default();
         for action in 1..=3 {
-            broker.lend(action, PIPE, (action as i32, 0));
+            broker.lend(action, PIPE, (action as i32, 0), now());
         }
-        broker.finish(2, soon());
-        broker.finish(1, soon());
-        assert_eq!(broker.lend(4, PIPE, (4, 0)), Lending::HandedTo(2));
-        assert_eq!(broker.lend(5, PIPE, (5, 0)), Lending::HandedTo(1));
-        assert_eq!(broker.lend(6, PIPE, (6, 0)), Lending::Write);
+        broker.finish(2, LONG, now());
+        broker.finish(1, LONG, now());
+        assert_eq!(broker.lend(4, PIPE, (4, 0), now()), Lending::HandedTo(2));
+        assert_eq!(broker.lend(5, PIPE, (5, 0), now()), Lending::HandedTo(1));
+        assert_eq!(broker.lend(6, PIPE, (6, 0), now()), Lending::Write);
     }
 
     #[test]
     fn what_cannot_be_taken_is_owed() {
         let mut broker = Broker::default();
         let now = Instant::now();
-        broker.lend(1, PIPE, (1, 0));
-        broker.lend(2, PIPE, (2, 0));
-        broker.lend(3, PIPE, (3, 0));
-        broker.finish(1, now + Duration::from_millis(300));
+        broker.lend(1, PIPE, (1, 0), now);
+        broker.lend(2, PIPE, (2, 0), now);
+        broker.lend(3, PIPE, (3, 0), now);
+        broker.finish(1, Patience::For(Duration::from_millis(300)), now);
         assert!(broker.overdue(now).is_empty());
         assert_eq!(broker.overdue(now + Duration::from_millis(300)), [1]);
         broker.abandon(2);
         assert!(broker.is_owed(PIPE));
-        assert_eq!(broker.lend(4, PIPE, (4, 0)), Lending::PaidDebt);
-        assert_eq!(broker.took(PIPE), None);
+        assert_eq!(broker.lend(4, PIPE, (4, 0), now), Lending::PaidDebt);
+        assert_eq!(broker.took(PIPE, now), None);
         assert!(!broker.is_owed(PIPE) && broker.is_open(PIPE));
-        broker.finish(3, soon());
+        broker.finish(3, LONG, now);
         assert_eq!(broker.closed(PIPE), [3]);
         assert!(!broker.is_open(PIPE));
         broker.abandon(4);
         assert!(!broker.is_open(PIPE), "it is gone, and so are its debts");
+    }
+
+    #[test]
+    fn who_is_to_work_here_waits_as_long_as_tokens_move() {
+        let mut broker = Broker::default();
+        let start = now();
+        let stalled = Patience::Stalled(Duration::from_secs(30));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for action in 1..=5 {
+            broker.lend(action, PIPE, (action as i32, 0), start);
+        }
+        for action in 1..=5 {
+            assert!(!broker.finish(action, stalled, start));
+        }
+        assert!(broker.overdue(at(29)).is_empty());
+        assert_eq!(broker.took(PIPE, at(29)), Some(1));
+        assert!(broker.overdue(at(58)).is_empty());
+        assert_eq!(broker.lend(6, PIPE, (6, 0), at(58)), Lending::HandedTo(2));
+        assert!(broker.overdue(at(87)).is_empty());
+        assert_eq!(broker.overdue(at(88)), [3], "one, and the others wait anew");
+        assert!(broker.overdue(at(117)).is_empty());
+        assert_eq!(broker.overdue(at(118)), [4]);
     }
 
     /// A make with some tokens, clients that come, are served, die, or take their token back themselves, in any order:
@@ -266,7 +325,7 @@ mod tests {
                     }
                     2 if !local.is_empty() => {
                         let id = local.swap_remove(next(local.len() as u64) as usize);
-                        match broker.lend(id, PIPE, (id as i32, 0)) {
+                        match broker.lend(id, PIPE, (id as i32, 0), now) {
                             Lending::Write => (pipe, written) = (pipe + 1, written + 1),
                             Lending::HandedTo(other) => released(&[other], &mut done, &mut pipe),
                             Lending::PaidDebt => {}
@@ -276,7 +335,7 @@ mod tests {
                     }
                     3 if !lent.is_empty() => {
                         let id = lent.swap_remove(next(lent.len() as u64) as usize);
-                        assert!(!broker.finish(id, now + Duration::from_millis(next(20))));
+                        assert!(!broker.finish(id, Patience::For(Duration::from_millis(next(20))), now));
                         done.push(id);
                     }
                     4 if !lent.is_empty() && next(3) == 0 => {
@@ -291,7 +350,7 @@ mod tests {
                     _ => {
                         while broker.is_owed(PIPE) && pipe > 0 {
                             (pipe, taken) = (pipe - 1, taken + 1);
-                            let who = broker.took(PIPE);
+                            let who = broker.took(PIPE, now);
                             released(who.as_slice(), &mut done, &mut pipe);
                         }
                         released(&broker.overdue(now), &mut done, &mut pipe);
@@ -305,14 +364,14 @@ mod tests {
             // The rest comes to its end.
             pipe += local.len() as i64;
             for id in lent {
-                broker.finish(id, start);
+                broker.finish(id, Patience::For(Duration::ZERO), start);
                 done.push(id);
             }
             released(&broker.overdue(start), &mut done, &mut pipe);
             released(&broker.overdue(start + Duration::from_secs(1)), &mut done, &mut pipe);
             while broker.is_owed(PIPE) {
                 pipe -= 1;
-                assert_eq!(broker.took(PIPE), None);
+                assert_eq!(broker.took(PIPE, now()), None);
             }
             assert_eq!((pipe, done.len()), (tokens, 0), "seed {seed}");
             assert!(!broker.is_open(PIPE));

@@ -16,11 +16,8 @@ use std::time::{Duration, Instant};
 /// How long a client with its result waits for the slot that was lent. Its holders may wait for this very result.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// As [`PATIENCE`], for one that is to compile here, beyond the limit if there is no slot.
-const PATIENCE_LOCAL: Duration = Duration::from_secs(5);
-
 /// If no slot has moved for so long, compilers may be waiting for each other.
-const STALLED: Duration = Duration::from_secs(5);
+const STALLED: Duration = Duration::from_secs(10);
 
 pub struct LocalWork {
     slots: Slots,
@@ -67,8 +64,11 @@ impl LocalWork {
     /// The action of a user is over; `client` hears `last` when the slot lent for it is back.
     pub fn come_back(&mut self, user: User, action: ActionId, client: ClientId, last: ToClient) {
         let now = Instant::now();
-        let patience = if matches!(last, ToClient::RunLocally { .. }) { PATIENCE_LOCAL } else { PATIENCE };
-        if self.slots.come_back(user, action, client, now + patience, now) {
+        let patience = match last {
+            ToClient::RunLocally { .. } => Patience::WhileOthersMove,
+            _ => Patience::Until(now + PATIENCE),
+        };
+        if self.slots.come_back(user, action, client, patience, now) {
             self.released.push((client, last));
         } else {
             self.held.insert(client, last);

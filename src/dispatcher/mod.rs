@@ -122,6 +122,8 @@ struct Dispatcher {
     viewpoint: Viewpoint,
     beats: u64,
     silence_mark: PathBuf,
+    /// Who is there is not known yet.
+    thawing: bool,
     stopping: bool,
 }
 
@@ -168,6 +170,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         viewpoint: crate::viewpoint::own()?,
         beats: 0,
         silence_mark: paths::silence_mark(&options.socket),
+        thawing: false,
         stopping: false,
     };
     if let Some(path) = &options.ready_file {
@@ -197,7 +200,7 @@ impl Dispatcher {
         let mut turned = Instant::now();
         while !self.stopping {
             if turned.elapsed() > FROZEN {
-                self.hear_clients()?;
+                self.thaw()?;
             }
             turned = Instant::now();
             if self.handle_messages()? {
@@ -233,13 +236,17 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Before a result that has arrived meanwhile takes a token for a client that took it itself.
-    fn hear_clients(&mut self) -> Result<()> {
+    /// Hears which clients have given us up, before anything is done for them: a token is lent for one that has it in use,
+    /// or taken for one that takes it itself.
+    fn thaw(&mut self) -> Result<()> {
+        self.show_life();
+        self.thawing = true;
         let mut interest = Interest::default();
         self.clients.interest(&mut interest);
         for ready in interest.wait(Duration::ZERO)? {
             self.handle_ready(ready)?;
         }
+        self.thawing = false;
         Ok(())
     }
 
@@ -281,7 +288,9 @@ impl Dispatcher {
                 if let Some((frames, over)) = read {
                     for frame in frames {
                         match (frame, action) {
-                            (ToDispatcher::TookBack, Some(action)) => self.tokens.forget(action),
+                            (ToDispatcher::TakesBack, Some(action)) => self.tokens.forget(action),
+                            // It has not waited for us to look, and its token is its own.
+                            (ToDispatcher::Compile { .. }, _) if over.is_some() => {}
                             (frame, _) => self.handle_frame(client, frame)?,
                         }
                     }
@@ -299,7 +308,7 @@ impl Dispatcher {
 
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
-            ToDispatcher::Hello { .. } | ToDispatcher::TookBack => {}
+            ToDispatcher::Hello { .. } | ToDispatcher::TakesBack => {}
             ToDispatcher::Compile { invocation, place } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
                 if let Place::Slot(user) = place {
@@ -480,6 +489,9 @@ impl Dispatcher {
 
     /// The action has a slot on a rank, so its job needs none here.
     fn lend(&mut self, action: ActionId) {
+        if self.thawing {
+            return;
+        }
         let Some(Action { client, place, .. }) = self.actions.get(&action) else { return };
         match place {
             Place::Token(jobserver) => {
@@ -759,13 +771,18 @@ impl Dispatcher {
             for rank in self.ranks.alive() {
                 self.tell(rank, &ToRank::Heartbeat)?;
             }
-            let _ = std::fs::remove_file(&self.silence_mark);
-            let compiling = self.actions.values().map(|action| action.client);
-            for client in compiling.chain(self.tokens.waiting()).chain(self.local.waiting()) {
-                self.clients.send(client, &ToClient::Heartbeat, &[]);
-            }
+            self.show_life();
         }
         Ok(())
+    }
+
+    /// To all that wait.
+    fn show_life(&mut self) {
+        let _ = std::fs::remove_file(&self.silence_mark);
+        let compiling = self.actions.values().map(|action| action.client);
+        for client in compiling.chain(self.tokens.waiting()).chain(self.local.waiting()) {
+            self.clients.send(client, &ToClient::Heartbeat, &[]);
+        }
     }
 
     fn note_local(&mut self, reason: String) {

@@ -5,6 +5,7 @@
 //! * A user has one slot from when it first asks until it ends, however many of its processes ask.
 //! * While a compile of it is on a rank its slot is free for others. Before it gets the result it waits for one again, in
 //!   front of everybody else and for a bounded time: whoever has the slots may wait for it (a lock around the compiler).
+//!   If there is no result and it has to compile here, it waits for as long as slots move.
 //! * Slots go out in the order in which they were asked for.
 //! * Compilers that are users of their own may wait for each other (`gcc -E a.c | gcc -x c -`). If no slot has moved for
 //!   a while, the first of them goes without.
@@ -91,7 +92,14 @@ impl Slots {
     }
 
     /// The action is over. `true`: its user has a slot, or had lent none for it. `false`: `client` waits.
-    pub fn come_back(&mut self, user: User, action: ActionId, client: ClientId, until: Instant, now: Instant) -> bool {
+    pub fn come_back(
+        &mut self,
+        user: User,
+        action: ActionId,
+        client: ClientId,
+        patience: Patience,
+        now: Instant,
+    ) -> bool {
         if !self.is_lent(user, action) {
             return true;
         }
@@ -100,7 +108,7 @@ impl Slots {
             self.give(user, now);
             return true;
         }
-        self.waiting.push_front(Waiter { user, client, patience: Patience::Until(until) });
+        self.waiting.push_front(Waiter { user, client, patience });
         false
     }
 
@@ -213,20 +221,20 @@ mod tests {
     fn a_slot_is_lent_and_comes_back_first() {
         let (mut slots, now) = slots(1);
         assert!(!slots.lend(10, 100, now), "it had none");
-        assert!(slots.come_back(10, 100, 1, now, now));
+        assert!(slots.come_back(10, 100, 1, Patience::Endless, now));
         assert!(slots.enter(10, 1, Patience::Endless, now));
         assert!(slots.lend(10, 100, now));
         assert!(!slots.lend(10, 101, now), "one only");
         assert!(slots.enter(20, 2, Patience::Endless, now));
         assert!(!slots.enter(30, 3, Patience::Endless, now));
-        assert!(slots.come_back(10, 101, 4, now, now), "that one lent nothing");
+        assert!(slots.come_back(10, 101, 4, Patience::Endless, now), "that one lent nothing");
         let until = now + Duration::from_millis(300);
-        assert!(!slots.come_back(10, 100, 5, until, now));
+        assert!(!slots.come_back(10, 100, 5, Patience::Until(until), now));
         slots.ended(20, now);
         assert_eq!(slots.grant(now), [5]);
         assert!(slots.lend(10, 102, now));
         assert_eq!(slots.grant(now), [3]);
-        assert!(!slots.come_back(10, 102, 6, until, now));
+        assert!(!slots.come_back(10, 102, 6, Patience::Until(until), now));
         assert!(slots.overdue(now, now).is_empty());
         assert_eq!(slots.overdue(now, until), [6], "beyond the limit");
         slots.ended(10, now);
@@ -282,7 +290,7 @@ mod tests {
                     3 if !lent.is_empty() => {
                         let (user, action) = lent.swap_remove(0);
                         let until = now + Duration::from_secs(1);
-                        if !slots.come_back(user, action, next, until, now) {
+                        if !slots.come_back(user, action, next, Patience::Until(until), now) {
                             waiting.push(next);
                         }
                     }

@@ -4,7 +4,7 @@
 //! The write end is open for one write(2) only: make ends when all of them are closed. The read end, which is in nobody's
 //! way, stays open while something is lent.
 
-use super::broker::{Broker, JobserverId, Lending};
+use super::broker::{Broker, JobserverId, Lending, Patience};
 use super::clients::{ClientId, Token};
 use crate::event::Interest;
 use crate::jobserver::open_end;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 /// How long a client with its result waits for its token. make may hold all tokens for jobs that wait for this one.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// As [`PATIENCE`], for a client that is to compile here and would exceed make's limit without a token.
-const PATIENCE_LOCAL: Duration = Duration::from_secs(5);
+/// If no token has moved for so long, a client that is to compile here goes beyond make's limit.
+const STALLED: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub struct Tokens {
@@ -60,7 +60,7 @@ impl Tokens {
             let end = open_end(read, OFlag::O_RDONLY, *id).ok_or("jobserver-unreachable")?;
             self.read_ends.insert(*id, end);
         }
-        match self.broker.lend(action, *id, *job) {
+        match self.broker.lend(action, *id, *job, Instant::now()) {
             Lending::Write => {
                 let written = open_end(write, OFlag::O_WRONLY, *id)
                     .is_some_and(|end| nix::unistd::write(&end, b"+").is_ok_and(|bytes| bytes == 1));
@@ -81,9 +81,12 @@ impl Tokens {
 
     /// The client is done but for its token, if it lent one. `last` is released when it has that.
     pub fn finish(&mut self, action: ActionId, client: ClientId, last: ToClient) {
-        let patience = if matches!(last, ToClient::RunLocally { .. }) { PATIENCE_LOCAL } else { PATIENCE };
+        let patience = match last {
+            ToClient::RunLocally { .. } => Patience::Stalled(STALLED),
+            _ => Patience::For(PATIENCE),
+        };
         self.held.insert(action, (client, last));
-        if self.broker.finish(action, Instant::now() + patience) {
+        if self.broker.finish(action, patience, Instant::now()) {
             self.release([action]);
         }
     }
@@ -122,7 +125,7 @@ impl Tokens {
         {
             match nix::unistd::read(end, &mut [0]) {
                 Ok(1) => {
-                    let action = self.broker.took(jobserver);
+                    let action = self.broker.took(jobserver, Instant::now());
                     self.release(action);
                 }
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => return,
