@@ -17,6 +17,11 @@ pub const MAKEFLAGS: &[u8] = b"MAKEFLAGS";
 /// With fewer a make has no jobserver, and every compile waits for the one before.
 const JOBS_MIN: u32 = 2;
 
+/// The CPUs that this process may use.
+pub fn own_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
+}
+
 /// What a command runs, as far as that can be known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tool {

@@ -113,9 +113,9 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         ranks.socket.as_os_str().as_bytes(),
     );
     let makeflags = environment::variable(jobs::MAKEFLAGS);
-    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let makeflags = makeflags.as_deref().map(OsStrExt::as_bytes);
-    changes.extend(jobs::change(&options.command, makeflags, options.local_jobs, cpus, |path| std::fs::read(path)));
+    let read = |path: &Path| std::fs::read(path);
+    changes.extend(jobs::change(&options.command, makeflags, options.local_jobs, jobs::own_cpus(), read));
     let mut watch = Watch::start(&ranks.socket);
     let ended = match run_command(&signals, &options.command, &changes, |now| Some(watch.look(now))) {
         Ok(ended) => ended,

@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How long a client with its result waits for the slot that was lent. Its holders may wait for this very result.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// If no slot has moved for so long, compilers may be waiting for each other.
 const STALLED: Duration = Duration::from_secs(10);
@@ -109,16 +109,14 @@ impl LocalWork {
         }
     }
 
-    /// Lets those go that waited long enough. `true`: there are some.
-    pub fn release_overdue(&mut self) -> bool {
-        if !self.slots.is_impatient() {
-            return false;
+    /// Lets those go that waited long enough.
+    pub fn release_overdue(&mut self) {
+        if self.slots.is_impatient() {
+            let now = Instant::now();
+            let overdue = self.slots.overdue(now.checked_sub(STALLED).unwrap_or(now), now);
+            self.counts.beyond += overdue.len() as u64;
+            self.release(overdue);
         }
-        let now = Instant::now();
-        let overdue = self.slots.overdue(now.checked_sub(STALLED).unwrap_or(now), now);
-        self.counts.beyond += overdue.len() as u64;
-        self.release(overdue);
-        !self.released.is_empty()
     }
 
     /// Frames for those whose waiting is over.

@@ -1,7 +1,6 @@
 //! Rank 0: takes invocations from clients, decides through [`queue`] which rank compiles them, shows the ranks the
-//! head's tree ([`files`]), lends the tokens of their jobs to make ([`broker`]) or keeps count of what runs here
-//! ([`slots`]), and passes results back. One thread, one
-//! loop; it never blocks in MPI or on a client.
+//! head's tree ([`files`]), gives their places on the head to others meanwhile ([`places`]), and passes results back. One
+//! thread, one loop; it never blocks in MPI or on a client.
 //!
 //! The loop decides purely, then acts: an event goes into [`queue::Queue::step`], and each command that comes out is
 //! performed here.
@@ -16,6 +15,7 @@ pub mod history;
 pub mod listing;
 mod local;
 mod meter;
+mod places;
 pub mod queue;
 mod ranks;
 mod shipments;
@@ -26,6 +26,7 @@ mod toolchains;
 use crate::batch::Batch;
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
 use crate::ids::Ids;
+use crate::jobs;
 use crate::link::Link;
 use crate::paths;
 use crate::rusage;
@@ -40,18 +41,16 @@ use environments::Environments;
 use figures::Figures;
 use files::HeadTree;
 use history::{History, Running};
-use local::LocalWork;
 use meter::{Meter, Part};
+use places::{Peer, Places};
 use queue::{Command, Event, Queue, Rank};
 use ranks::{Ranks, Source};
 use shipments::Shipments;
-use slots::{Patience, User};
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tokens::Tokens;
 use toolchains::{Lookup, Toolchains};
 
 /// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
@@ -109,8 +108,7 @@ struct Dispatcher {
     toolchains: Toolchains,
     shipments: Shipments,
     environments: Environments,
-    tokens: Tokens,
-    local: LocalWork,
+    places: Places,
     meter: Meter,
     figures: Figures,
     actions: BTreeMap<ActionId, Action>,
@@ -158,8 +156,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         toolchains,
         shipments: Shipments::default(),
         environments: Environments::default(),
-        tokens: Tokens::default(),
-        local: LocalWork::new(options.local_jobs.unwrap_or_else(own_cpus)),
+        places: Places::new(options.local_jobs.unwrap_or_else(jobs::own_cpus)),
         meter: Meter::default(),
         figures: Figures::default(),
         actions: BTreeMap::new(),
@@ -179,10 +176,6 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let result = dispatcher.serve(&signals);
     dispatcher.shut_down(options);
     result
-}
-
-fn own_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
 }
 
 /// Appears with its content: whoever waits for it never reads half of it.
@@ -213,13 +206,13 @@ impl Dispatcher {
             if self.send_shipments()? {
                 backoff.reset();
             }
+            self.give_last_frames();
             let cap = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
             let mut interest = Interest::default();
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
-            self.tokens.interest(&mut interest);
-            self.local.interest(&mut interest);
+            self.places.interest(&mut interest);
             self.meter.enter(Part::Wait);
             let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
             self.meter.enter(Part::Rest);
@@ -228,9 +221,6 @@ impl Dispatcher {
             }
             for ready in ready {
                 self.handle_ready(ready)?;
-            }
-            if self.tokens.release_overdue() | self.local.release_overdue() {
-                self.give_last_frames();
             }
         }
         Ok(())
@@ -260,14 +250,8 @@ impl Dispatcher {
                 self.clients.accept();
                 self.meter.enter(before);
             }
-            Token::Jobserver(jobserver) => {
-                self.tokens.take(jobserver);
-                self.give_last_frames();
-            }
-            Token::SlotUser(user) => {
-                self.local.ended(user);
-                self.give_last_frames();
-            }
+            Token::Jobserver(jobserver) => self.places.take(jobserver),
+            Token::SlotUser(user) => self.places.ended(user),
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
                     for action in waiting {
@@ -288,16 +272,17 @@ impl Dispatcher {
                 if let Some((frames, over)) = read {
                     for frame in frames {
                         match (frame, action) {
-                            (ToDispatcher::TakesBack, Some(action)) => self.tokens.forget(action),
+                            (ToDispatcher::TakesBack, Some(action)) => self.places.forget(action),
                             // It has not waited for us to look, and its token is its own.
                             (ToDispatcher::Compile { .. }, _) if over.is_some() => {}
                             (frame, _) => self.handle_frame(client, frame)?,
                         }
                     }
                     if let Some(over) = over {
-                        self.local.forget(client);
+                        self.places.abandon(client, over.action);
                         if let Some(action) = over.action {
-                            self.abandon(action)?;
+                            self.actions.remove(&action);
+                            self.step(Event::Abandoned { action })?;
                         }
                     }
                 }
@@ -311,10 +296,10 @@ impl Dispatcher {
             ToDispatcher::Hello { .. } | ToDispatcher::TakesBack => {}
             ToDispatcher::Compile { invocation, place } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
-                if let Place::Slot(user) = place {
-                    self.enter(client, user, ToClient::RunLocally { reason: reason.clone() });
-                } else {
-                    self.clients.send(client, &ToClient::RunLocally { reason: reason.clone() }, &[]);
+                let last = ToClient::RunLocally { reason: reason.clone() };
+                match place {
+                    Place::Slot(user) => self.places.enter(self.peer(client), user, last),
+                    Place::Token(_) | Place::FixedToken(_) => self.clients.send(client, &last, &[]),
                 }
                 self.note_local(reason);
             }
@@ -345,16 +330,14 @@ impl Dispatcher {
                 self.note_local(reason);
                 self.note_client_cpu(client_cpu_us);
                 if let Some(user) = slot {
-                    self.enter(client, user, ToClient::Go);
+                    self.places.enter(self.peer(client), user, ToClient::Go);
                 }
             }
-            ToDispatcher::Enter { step } => self.enter(client, SlotUser::Step(step), ToClient::Go),
+            ToDispatcher::Enter { step } => {
+                self.places.enter(self.peer(client), SlotUser::Step(step), ToClient::Go);
+            }
             ToDispatcher::Parallelism { within } => {
-                if within != 0 {
-                    self.local.leave(within);
-                    self.give_last_frames();
-                }
-                let steps = self.queue.slots().saturating_add(self.local.limit());
+                let steps = self.queue.slots().saturating_add(self.places.steps_of_ninja(within));
                 self.clients.send(client, &ToClient::Parallelism { steps }, &[]);
             }
             ToDispatcher::Published(cpu) => self.note_client(cpu),
@@ -370,32 +353,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The process that a client's slot of the head counts for.
-    fn user(&self, client: ClientId, user: SlotUser) -> Option<User> {
-        match user {
-            SlotUser::Step(step) => Some(step),
-            SlotUser::Client => self.clients.pid(client),
-        }
-    }
-
-    /// `client` hears `frame` when there is a slot of the head.
-    fn enter(&mut self, client: ClientId, user: SlotUser, frame: ToClient) {
-        let patience = match user {
-            SlotUser::Step(_) => Patience::Endless,
-            SlotUser::Client => Patience::WhileOthersMove,
-        };
-        match self.user(client, user) {
-            Some(user) => self.local.enter(user, client, frame, patience),
-            None => self.clients.send(client, &frame, &[]),
-        }
-        self.give_last_frames();
-    }
-
-    /// Nobody waits for the action any more.
-    fn abandon(&mut self, action: ActionId) -> Result<()> {
-        self.actions.remove(&action);
-        self.tokens.abandon(action);
-        self.step(Event::Abandoned { action })
+    fn peer(&self, client: ClientId) -> Peer {
+        Peer { client, pid: self.clients.pid(client) }
     }
 
     fn submit(&mut self, action: ActionId, toolchain: toolchains::Known) -> Result<()> {
@@ -487,46 +446,17 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The action has a slot on a rank, so its job needs none here.
+    /// The action has a slot on a rank, so it needs no place here.
     fn lend(&mut self, action: ActionId) {
-        if self.thawing {
-            return;
-        }
         let Some(Action { client, place, .. }) = self.actions.get(&action) else { return };
-        match place {
-            Place::Token(jobserver) => {
-                if self.tokens.lend(action, jobserver) {
-                    self.clients.send(*client, &ToClient::Lent, &[]);
-                }
-            }
-            Place::FixedToken(reason) => self.tokens.note_unlent(reason),
-            Place::Slot(user) => {
-                if let Some(user) = self.user(*client, *user) {
-                    self.local.lend(user, action);
-                }
-            }
+        let (client, peer) = (*client, self.peer(*client));
+        if !self.thawing && self.places.lend(action, peer, place) {
+            self.clients.send(client, &ToClient::Lent, &[]);
         }
-        self.give_last_frames();
-    }
-
-    /// Ends a client's waiting, as soon as it has its token or slot.
-    fn answer_at_last(&mut self, action: ActionId, client: ClientId, place: &Place, last: ToClient) {
-        match place {
-            Place::Token(_) | Place::FixedToken(_) => self.tokens.finish(action, client, last),
-            Place::Slot(slot) => match self.user(client, *slot) {
-                Some(user) if self.local.is_lent(user, action) => self.local.come_back(user, action, client, last),
-                _ if matches!(last, ToClient::RunLocally { .. }) => return self.enter(client, *slot, last),
-                _ => {
-                    self.clients.set_action(client, None);
-                    return self.clients.send(client, &last, &[]);
-                }
-            },
-        }
-        self.give_last_frames();
     }
 
     fn give_last_frames(&mut self) {
-        for (client, last) in self.tokens.released().into_iter().chain(self.local.released()) {
+        for (client, last) in self.places.released() {
             let before = self.meter.enter(Part::Sockets);
             self.clients.set_action(client, None);
             self.clients.send(client, &last, &[]);
@@ -543,7 +473,7 @@ impl Dispatcher {
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
         if let Some(Action { client, place, .. }) = self.actions.remove(&action) {
-            self.answer_at_last(action, client, &place, ToClient::RunLocally { reason: reason.clone() });
+            self.places.finish(action, self.peer(client), &place, ToClient::RunLocally { reason: reason.clone() });
         }
         self.note_local(reason);
     }
@@ -754,7 +684,7 @@ impl Dispatcher {
             let paths: Vec<_> = used.into_iter().filter_map(|id| self.tree.path_of(id)).collect();
             self.history.learn(running, &paths, &self.tree);
         }
-        self.answer_at_last(action, state.client, &state.place, ToClient::Done(result));
+        self.places.finish(action, self.peer(state.client), &state.place, ToClient::Done(result));
     }
 
     fn beat(&mut self) -> Result<()> {
@@ -780,7 +710,7 @@ impl Dispatcher {
     fn show_life(&mut self) {
         let _ = std::fs::remove_file(&self.silence_mark);
         let compiling = self.actions.values().map(|action| action.client);
-        for client in compiling.chain(self.tokens.waiting()).chain(self.local.waiting()) {
+        for client in compiling.chain(self.places.waiting()) {
             self.clients.send(client, &ToClient::Heartbeat, &[]);
         }
     }
@@ -808,13 +738,14 @@ impl Dispatcher {
     fn stats(&self) -> Stats {
         let (bytes_to_workers, bytes_from_workers) = self.link.bytes();
         let ranks = self.ranks.stats();
+        let (tokens, local_slots) = self.places.counts();
         let cpu_us = rusage::own_cpu_us() - self.cpu_at_start_us;
         Stats {
             wall_s: self.started.elapsed().as_secs_f64(),
             compile_cpu_s: ranks.iter().map(|rank| rank.cpu_s).sum(),
             ranks,
-            tokens: self.tokens.counts().clone(),
-            local_slots: self.local.counts(),
+            tokens,
+            local_slots,
             dispatcher_cpu_s: cpu_us as f64 / 1e6,
             dispatcher_cpu_parts_s: self.meter.seconds(cpu_us),
             per_action: self.figures.per_action(),
@@ -828,7 +759,7 @@ impl Dispatcher {
     fn shut_down(mut self, options: &Options) {
         for (id, action) in std::mem::take(&mut self.actions) {
             // Who lent a token takes it back itself when the connection ends.
-            if !self.tokens.is_lent(id) {
+            if !self.places.is_token_lent(id) {
                 let reason = "dispatcher-stopped".to_owned();
                 self.clients.send(action.client, &ToClient::RunLocally { reason }, &[]);
             }

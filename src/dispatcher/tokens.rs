@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a client with its result waits for its token. make may hold all tokens for jobs that wait for this one.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// If no token has moved for so long, a client that is to compile here goes beyond make's limit.
 const STALLED: Duration = Duration::from_secs(30);
@@ -138,15 +138,13 @@ impl Tokens {
         }
     }
 
-    /// Lets those go that waited long enough. `true`: there are some.
-    pub fn release_overdue(&mut self) -> bool {
-        if self.held.is_empty() {
-            return false;
+    /// Lets those go that waited long enough.
+    pub fn release_overdue(&mut self) {
+        if !self.held.is_empty() {
+            let overdue = self.broker.overdue(Instant::now());
+            self.counts.late += overdue.len() as u64;
+            self.release(overdue);
         }
-        let overdue = self.broker.overdue(Instant::now());
-        self.counts.late += overdue.len() as u64;
-        self.release(overdue);
-        !self.released.is_empty()
     }
 
     /// Last frames whose clients have their tokens.
