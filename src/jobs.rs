@@ -2,7 +2,8 @@
 //!
 //! A make is told through MAKEFLAGS, as if with `-jN`: it then is the owner of a jobserver, in the style that it and its
 //! sub-makes understand, with tokens for the head alone; compiles on ranks lend theirs. A `-j` of the user's own wins over
-//! MAKEFLAGS (the GNU make manual, "Options/Recursion"). A ninja asks the dispatcher itself.
+//! MAKEFLAGS, and one that is in MAKEFLAGS already over ours (the GNU make manual, "Options/Recursion"). A ninja asks the
+//! dispatcher itself.
 
 use crate::environment::Change;
 use mpicc_proxy_abi::driver::base_name;
@@ -13,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// The variable that tells a make.
 pub const MAKEFLAGS: &[u8] = b"MAKEFLAGS";
+
+/// Its elder brother, for what other makes do not understand.
+pub const GNUMAKEFLAGS: &[u8] = b"GNUMAKEFLAGS";
 
 /// With fewer a make has no jobserver, and every compile waits for the one before.
 const JOBS_MIN: u32 = 2;
@@ -31,11 +35,19 @@ enum Tool {
     Unknown,
 }
 
-/// The change to MAKEFLAGS for `command`. `makeflags`: its value. `asked`: the user wants so many; without, `default` is
-/// for those that are known to run a make. `read` gives a file's content.
+/// What a make finds in its environment; empty where there is nothing.
+#[derive(Clone, Copy)]
+pub struct Flags<'a> {
+    pub makeflags: &'a [u8],
+    /// Read before the others; a `j` in it is taken for a `-j`.
+    pub gnumakeflags: &'a [u8],
+}
+
+/// The change to MAKEFLAGS for `command`. `asked`: the user wants so many; without, `default` is for those that are known
+/// to run a make. `read` gives a file's content.
 pub fn change(
     command: &[OsString],
-    makeflags: Option<&[u8]>,
+    flags: Flags<'_>,
     asked: Option<u32>,
     default: u32,
     read: impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -45,15 +57,18 @@ pub fn change(
         Tool::Ninja => return None,
         Tool::Unknown => asked?,
     };
-    let before = makeflags.unwrap_or_default();
-    if says_jobs(before) {
+    let Flags { makeflags, gnumakeflags } = flags;
+    if contains(makeflags, b"--jobserver-") || gnumakeflags.contains(&b'j') {
         return None;
     }
-    // What follows ` -- ` are variables.
-    let options = before.windows(4).position(|window| window == b" -- ").unwrap_or(before.len());
-    let (options, variables) = before.split_at(options);
-    let ours = format!("{}-j{}", if options.is_empty() { "" } else { " " }, jobs.max(JOBS_MIN));
-    Some((MAKEFLAGS, Some([options, ours.as_bytes(), variables].concat())))
+    // In front, so that a later `-j` counts, an option's missing argument stays missing, and ` -- ` stays the end.
+    let ours = format!("-j{}", jobs.max(JOBS_MIN));
+    let between: &[u8] = match makeflags {
+        b"" => b"",
+        letters if has_bare_letters(letters) => b" -",
+        _ => b" ",
+    };
+    Some((MAKEFLAGS, Some([ours.as_bytes(), between, makeflags].concat())))
 }
 
 fn tool(command: &[OsString], read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Tool {
@@ -82,54 +97,56 @@ fn generated_for(folder: &Path, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> 
     }
 }
 
-/// Is there a `-j` already, or a jobserver? A first word without a dash holds one-letter options.
-fn says_jobs(makeflags: &[u8]) -> bool {
-    let mut words = makeflags.split(|byte| *byte == b' ').take_while(|word| *word != b"--");
-    let first = words.next().unwrap_or_default();
-    let is_letters = !first.contains(&b'=') && !first.starts_with(b"-");
-    let says = |word: &[u8]| word.starts_with(b"-j") || word.starts_with(b"--jobs");
-    (is_letters && first.contains(&b'j')) || says(first) || words.any(says)
+/// A first word without a dash that is no variable is one-letter options, which it can be in front only.
+fn has_bare_letters(makeflags: &[u8]) -> bool {
+    let first = makeflags.split(|byte| *byte == b' ').next().unwrap_or_default();
+    !first.is_empty() && !first.starts_with(b"-") && !first.contains(&b'=')
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(command: &str, makeflags: Option<&str>, asked: Option<u32>) -> Option<String> {
+    fn told(command: &str, makeflags: &str, asked: Option<u32>) -> Option<String> {
         let words: Vec<OsString> = command.split(' ').map(OsString::from).collect();
         let read = |path: &Path| match path.to_str() {
             Some("m/CMakeCache.txt") => Ok(b"A=1\nCMAKE_GENERATOR:INTERNAL=Unix Makefiles\n".to_vec()),
             Some("n/CMakeCache.txt") => Ok(b"CMAKE_GENERATOR:INTERNAL=Ninja\n".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
-        let change = change(&words, makeflags.map(str::as_bytes), asked, 4, read);
+        let flags = Flags { makeflags: makeflags.as_bytes(), gnumakeflags: b"" };
+        let change = change(&words, flags, asked, 4, read);
         change.map(|(_, value)| String::from_utf8(value.unwrap()).unwrap())
     }
 
     #[test]
     fn who_is_told_how_many() {
         let table = [
-            ("make all", None, None, Some("-j4")),
-            ("/usr/bin/gmake", None, Some(6), Some("-j6")),
-            ("make", None, Some(1), Some("-j2")),
-            ("make", Some("k"), None, Some("k -j4")),
-            ("make", Some("k -- A=-j1"), None, Some("k -j4 -- A=-j1")),
-            ("make", Some(""), None, Some("-j4")),
-            ("make", Some("kj8"), None, None),
-            ("make", Some(" -j8 --jobserver-auth=3,4"), None, None),
-            ("make", Some("--jobs=3"), None, None),
-            ("make", Some("CFLAGS=-j"), None, Some("CFLAGS=-j -j4")),
-            ("cmake --build m --target x", None, None, Some("-j4")),
-            ("cmake --build n", None, None, None),
-            ("cmake --build", None, None, None),
-            ("cmake -S . -B m", None, None, None),
-            ("ninja", None, None, None),
-            ("ninja", None, Some(8), None),
-            ("cmake --build n", None, Some(8), None),
-            ("cmake --build unknown", None, None, None),
-            ("./build.sh", None, None, None),
-            ("./build.sh", None, Some(3), Some("-j3")),
-            ("cmakes --build m", None, None, None),
+            ("make all", "", None, Some("-j4")),
+            ("/usr/bin/gmake", "", Some(6), Some("-j6")),
+            ("make", "", Some(1), Some("-j2")),
+            ("make", "k", None, Some("-j4 -k")),
+            ("make", "kj8", None, Some("-j4 -kj8")),
+            ("make", "k -- A=-j1", None, Some("-j4 -k -- A=-j1")),
+            ("make", "-- A=1", None, Some("-j4 -- A=1")),
+            ("make", "-I", None, Some("-j4 -I")),
+            ("make", "CFLAGS=-j", None, Some("-j4 CFLAGS=-j")),
+            ("make", " -j8 --jobserver-auth=3,4", None, None),
+            ("cmake --build m --target x", "", None, Some("-j4")),
+            ("cmake --build n", "", None, None),
+            ("cmake --build", "", None, None),
+            ("cmake -S . -B m", "", None, None),
+            ("ninja", "", None, None),
+            ("ninja", "", Some(8), None),
+            ("cmake --build n", "", Some(8), None),
+            ("cmake --build unknown", "", None, None),
+            ("./build.sh", "", None, None),
+            ("./build.sh", "", Some(3), Some("-j3")),
+            ("cmakes --build m", "", None, None),
         ];
         for (command, makeflags, asked, expected) in table {
             assert_eq!(told(command, makeflags, asked).as_deref(), expected, "{command}, {makeflags:?}, {asked:?}");

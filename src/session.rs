@@ -112,10 +112,11 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         library.as_os_str().as_bytes(),
         ranks.socket.as_os_str().as_bytes(),
     );
-    let makeflags = environment::variable(jobs::MAKEFLAGS);
-    let makeflags = makeflags.as_deref().map(OsStrExt::as_bytes);
+    let [makeflags, gnumakeflags] =
+        [jobs::MAKEFLAGS, jobs::GNUMAKEFLAGS].map(|name| environment::variable(name).unwrap_or_default());
+    let flags = jobs::Flags { makeflags: makeflags.as_bytes(), gnumakeflags: gnumakeflags.as_bytes() };
     let read = |path: &Path| std::fs::read(path);
-    changes.extend(jobs::change(&options.command, makeflags, options.local_jobs, jobs::own_cpus(), read));
+    changes.extend(jobs::change(&options.command, flags, options.local_jobs, jobs::own_cpus(), read));
     let mut watch = Watch::start(&ranks.socket);
     let ended = match run_command(&signals, &options.command, &changes, |now| Some(watch.look(now))) {
         Ok(ended) => ended,

@@ -12,16 +12,19 @@
 //! * A job lends one token, however many compilers it runs at once: it has no more.
 //! * A client that comes while another waits for its token hands its own over to that one, and no byte moves. Without
 //!   this, clients that are done pile up: make is faster at taking tokens.
-//! * A client that is done waits for its token for a bounded time. Then it goes, and the token is a debt. make may hold
-//!   all tokens for jobs that wait for this one (`-l`, a lock around the compiler).
-//! * One that has its work still before it, here, waits for as long as tokens move: when a thousand ranks are lost, a
-//!   thousand such clients wait for the few tokens that there are. If none has moved for a while, the first goes without.
+//! * A client that is done waits for its token for as long as tokens move. If none has moved for a while, make may hold
+//!   all of them for jobs that wait for this one (`-l`, a lock around the compiler): then the first goes, its token is a
+//!   debt, and the others wait twice as long. More haste would let make run more jobs here than it has tokens whenever
+//!   these are long.
 //! * A client that dies has lent what make takes for free: make sees the end of the job. That is a debt, too.
 //! * Debts are paid with the next token that is to be had.
 
 use crate::wire::ActionId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
+
+/// Waiting grows to 64 times.
+const STALLS_COUNTED_MAX: u32 = 6;
 
 /// Device and inode of the pipe or FIFO.
 pub type JobserverId = (u64, u64);
@@ -51,16 +54,8 @@ struct Lend {
 /// A client wants its token back.
 struct Waiting {
     until: Instant,
-    /// From each time that a token moves. `None`: no matter what moves.
-    anew_for: Option<Duration>,
-}
-
-/// How long a client waits for its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    For(Duration),
-    /// For so long after a token has moved.
-    Stalled(Duration),
+    /// Without a token that moves.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -68,6 +63,8 @@ struct Account {
     jobs: BTreeSet<Job>,
     waiting: VecDeque<ActionId>,
     debts: u32,
+    /// Clients that went without their token since one moved.
+    stalls: u32,
 }
 
 /// The tokens lent to all jobservers.
@@ -92,6 +89,7 @@ impl Broker {
         }
         if account.debts > 0 {
             account.debts -= 1;
+            self.moved(jobserver, now);
             return Lending::PaidDebt;
         }
         Lending::Write
@@ -103,12 +101,9 @@ impl Broker {
     }
 
     /// The client of `action` wants its token. `true`: it has it. `false`: it waits.
-    pub fn finish(&mut self, action: ActionId, patience: Patience, now: Instant) -> bool {
+    pub fn finish(&mut self, action: ActionId, patience: Duration, now: Instant) -> bool {
         let Some(lend) = self.lends.get_mut(&action) else { return true };
-        lend.waiting = Some(match patience {
-            Patience::For(time) => Waiting { until: now + time, anew_for: None },
-            Patience::Stalled(time) => Waiting { until: now + time, anew_for: Some(time) },
-        });
+        lend.waiting = Some(Waiting { until: now + patience, patience });
         self.accounts.entry(lend.jobserver).or_default().waiting.push_back(action);
         false
     }
@@ -140,8 +135,8 @@ impl Broker {
             is_overdue.then_some((*action, lend.jobserver))
         }) {
             self.abandon(action);
-            // Of those that wait for a move, this was one.
-            self.moved(jobserver, now);
+            let stalls = self.accounts.entry(jobserver).or_default().stalls + 1;
+            self.wait_anew(jobserver, stalls, now);
             overdue.push(action);
         }
         overdue
@@ -173,11 +168,17 @@ impl Broker {
     }
 
     fn moved(&mut self, jobserver: JobserverId, now: Instant) {
+        self.wait_anew(jobserver, 0, now);
+    }
+
+    /// The clients of the jobserver wait from now on, twice as long for each of the last `stalls`.
+    fn wait_anew(&mut self, jobserver: JobserverId, stalls: u32, now: Instant) {
+        if let Some(account) = self.accounts.get_mut(&jobserver) {
+            account.stalls = stalls;
+        }
         let waiting = self.lends.values_mut().filter(|lend| lend.jobserver == jobserver);
         for waiting in waiting.filter_map(|lend| lend.waiting.as_mut()) {
-            if let Some(time) = waiting.anew_for {
-                waiting.until = now + time;
-            }
+            waiting.until = now + waiting.patience * (1 << stalls.min(STALLS_COUNTED_MAX));
         }
     }
 
@@ -198,7 +199,7 @@ mod tests {
 
     const PIPE: JobserverId = (1, 2);
 
-    const LONG: Patience = Patience::For(Duration::from_secs(60));
+    const LONG: Duration = Duration::from_secs(60);
 
     fn now() -> Instant {
         Instant::now()
@@ -250,7 +251,7 @@ mod tests {
         broker.lend(1, PIPE, (1, 0), now);
         broker.lend(2, PIPE, (2, 0), now);
         broker.lend(3, PIPE, (3, 0), now);
-        broker.finish(1, Patience::For(Duration::from_millis(300)), now);
+        broker.finish(1, Duration::from_millis(300), now);
         assert!(broker.overdue(now).is_empty());
         assert_eq!(broker.overdue(now + Duration::from_millis(300)), [1]);
         broker.abandon(2);
@@ -266,10 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_to_work_here_waits_as_long_as_tokens_move() {
+    fn clients_wait_as_long_as_tokens_move() {
         let mut broker = Broker::default();
         let start = now();
-        let stalled = Patience::Stalled(Duration::from_secs(30));
+        let stalled = Duration::from_secs(30);
         let at = |seconds| start + Duration::from_secs(seconds);
         for action in 1..=5 {
             broker.lend(action, PIPE, (action as i32, 0), start);
@@ -282,9 +283,10 @@ mod tests {
         assert!(broker.overdue(at(58)).is_empty());
         assert_eq!(broker.lend(6, PIPE, (6, 0), at(58)), Lending::HandedTo(2));
         assert!(broker.overdue(at(87)).is_empty());
-        assert_eq!(broker.overdue(at(88)), [3], "one, and the others wait anew");
-        assert!(broker.overdue(at(117)).is_empty());
-        assert_eq!(broker.overdue(at(118)), [4]);
+        assert_eq!(broker.overdue(at(88)), [3], "one, and the others wait longer");
+        assert!(broker.overdue(at(147)).is_empty());
+        assert_eq!(broker.overdue(at(148)), [4]);
+        assert_eq!(broker.took(PIPE, at(150)), Some(5));
     }
 
     /// A make with some tokens, clients that come, are served, die, or take their token back themselves, in any order:
@@ -335,7 +337,7 @@ mod tests {
                     }
                     3 if !lent.is_empty() => {
                         let id = lent.swap_remove(next(lent.len() as u64) as usize);
-                        assert!(!broker.finish(id, Patience::For(Duration::from_millis(next(20))), now));
+                        assert!(!broker.finish(id, Duration::from_millis(next(20)), now));
                         done.push(id);
                     }
                     4 if !lent.is_empty() && next(3) == 0 => {
@@ -364,7 +366,7 @@ mod tests {
             // The rest comes to its end.
             pipe += local.len() as i64;
             for id in lent {
-                broker.finish(id, Patience::For(Duration::ZERO), start);
+                broker.finish(id, Duration::ZERO, start);
                 done.push(id);
             }
             released(&broker.overdue(start), &mut done, &mut pipe);

@@ -13,11 +13,8 @@ use std::collections::btree_map::Entry;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// How long a client with its result waits for the slot that was lent. Its holders may wait for this very result.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// If no slot has moved for so long, compilers may be waiting for each other.
-const STALLED: Duration = Duration::from_secs(10);
+/// If no slot has moved for so long, compilers may be waiting for each other, or for a result.
+const STALLED: Duration = Duration::from_secs(5);
 
 pub struct LocalWork {
     slots: Slots,
@@ -63,12 +60,7 @@ impl LocalWork {
 
     /// The action of a user is over; `client` hears `last` when the slot lent for it is back.
     pub fn come_back(&mut self, user: User, action: ActionId, client: ClientId, last: ToClient) {
-        let now = Instant::now();
-        let patience = match last {
-            ToClient::RunLocally { .. } => Patience::WhileOthersMove,
-            _ => Patience::Until(now + PATIENCE),
-        };
-        if self.slots.come_back(user, action, client, patience, now) {
+        if self.slots.come_back(user, action, client, Instant::now()) {
             self.released.push((client, last));
         } else {
             self.held.insert(client, last);

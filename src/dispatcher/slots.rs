@@ -4,11 +4,10 @@
 //! # Rules
 //! * A user has one slot from when it first asks until it ends, however many of its processes ask.
 //! * While a compile of it is on a rank its slot is free for others. Before it gets the result it waits for one again, in
-//!   front of everybody else and for a bounded time: whoever has the slots may wait for it (a lock around the compiler).
-//!   If there is no result and it has to compile here, it waits for as long as slots move.
+//!   front of everybody else.
 //! * Slots go out in the order in which they were asked for.
-//! * Compilers that are users of their own may wait for each other (`gcc -E a.c | gcc -x c -`). If no slot has moved for
-//!   a while, the first of them goes without.
+//! * Compilers that are users of their own may wait for each other (`gcc -E a.c | gcc -x c -`), and whoever has the slots
+//!   for a result (a lock around the compiler). If no slot has moved for a while, the first of these goes without.
 
 use super::clients::ClientId;
 use crate::wire::ActionId;
@@ -23,7 +22,6 @@ pub type User = u32;
 pub enum Patience {
     /// Others end, and then it is its turn.
     Endless,
-    Until(Instant),
     /// Until no slot has moved for a while.
     WhileOthersMove,
 }
@@ -92,14 +90,7 @@ impl Slots {
     }
 
     /// The action is over. `true`: its user has a slot, or had lent none for it. `false`: `client` waits.
-    pub fn come_back(
-        &mut self,
-        user: User,
-        action: ActionId,
-        client: ClientId,
-        patience: Patience,
-        now: Instant,
-    ) -> bool {
+    pub fn come_back(&mut self, user: User, action: ActionId, client: ClientId, now: Instant) -> bool {
         if !self.is_lent(user, action) {
             return true;
         }
@@ -108,7 +99,7 @@ impl Slots {
             self.give(user, now);
             return true;
         }
-        self.waiting.push_front(Waiter { user, client, patience });
+        self.waiting.push_front(Waiter { user, client, patience: Patience::WhileOthersMove });
         false
     }
 
@@ -144,15 +135,13 @@ impl Slots {
         granted
     }
 
-    /// Those that waited long enough, and have a slot beyond the limit now.
+    /// Those that go without a slot, if none has moved since `stalled_before`.
     pub fn overdue(&mut self, stalled_before: Instant, now: Instant) -> Vec<ClientId> {
-        let is_overdue = |waiter: &&Waiter| matches!(waiter.patience, Patience::Until(until) if until <= now);
-        let mut users: Vec<User> = self.waiting.iter().filter(is_overdue).map(|waiter| waiter.user).collect();
-        if users.is_empty() && self.moved <= stalled_before {
-            let first = self.waiting.iter().find(|waiter| waiter.patience == Patience::WhileOthersMove);
-            users.extend(first.map(|waiter| waiter.user));
+        if self.moved > stalled_before {
+            return Vec::new();
         }
-        users.into_iter().flat_map(|user| self.serve(user, now)).collect()
+        let first = self.waiting.iter().find(|waiter| waiter.patience == Patience::WhileOthersMove);
+        first.map(|waiter| waiter.user).map(|user| self.serve(user, now)).unwrap_or_default()
     }
 
     /// Does anybody wait who does not wait for ever?
@@ -221,22 +210,21 @@ mod tests {
     fn a_slot_is_lent_and_comes_back_first() {
         let (mut slots, now) = slots(1);
         assert!(!slots.lend(10, 100, now), "it had none");
-        assert!(slots.come_back(10, 100, 1, Patience::Endless, now));
+        assert!(slots.come_back(10, 100, 1, now));
         assert!(slots.enter(10, 1, Patience::Endless, now));
         assert!(slots.lend(10, 100, now));
         assert!(!slots.lend(10, 101, now), "one only");
         assert!(slots.enter(20, 2, Patience::Endless, now));
         assert!(!slots.enter(30, 3, Patience::Endless, now));
-        assert!(slots.come_back(10, 101, 4, Patience::Endless, now), "that one lent nothing");
-        let until = now + Duration::from_millis(300);
-        assert!(!slots.come_back(10, 100, 5, Patience::Until(until), now));
+        assert!(slots.come_back(10, 101, 4, now), "that one lent nothing");
+        assert!(!slots.come_back(10, 100, 5, now));
         slots.ended(20, now);
         assert_eq!(slots.grant(now), [5]);
         assert!(slots.lend(10, 102, now));
         assert_eq!(slots.grant(now), [3]);
-        assert!(!slots.come_back(10, 102, 6, Patience::Until(until), now));
-        assert!(slots.overdue(now, now).is_empty());
-        assert_eq!(slots.overdue(now, until), [6], "beyond the limit");
+        assert!(!slots.come_back(10, 102, 6, now));
+        assert!(slots.overdue(now - Duration::from_secs(1), now).is_empty());
+        assert_eq!(slots.overdue(now, now), [6], "beyond the limit");
         slots.ended(10, now);
         assert!(!slots.enter(40, 7, Patience::Endless, now), "the debt is paid first");
         slots.ended(30, now);
@@ -289,8 +277,7 @@ mod tests {
                     }
                     3 if !lent.is_empty() => {
                         let (user, action) = lent.swap_remove(0);
-                        let until = now + Duration::from_secs(1);
-                        if !slots.come_back(user, action, next, Patience::Until(until), now) {
+                        if !slots.come_back(user, action, next, now) {
                             waiting.push(next);
                         }
                     }

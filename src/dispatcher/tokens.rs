@@ -4,7 +4,7 @@
 //! The write end is open for one write(2) only: make ends when all of them are closed. The read end, which is in nobody's
 //! way, stays open while something is lent.
 
-use super::broker::{Broker, JobserverId, Lending, Patience};
+use super::broker::{Broker, JobserverId, Lending};
 use super::clients::{ClientId, Token};
 use crate::event::Interest;
 use crate::jobserver::open_end;
@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a client with its result waits for its token. make may hold all tokens for jobs that wait for this one.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long no token moves before a client with its result goes without. make may hold all tokens for jobs that wait for
+/// this one, or they may just be long.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// If no token has moved for so long, a client that is to compile here goes beyond make's limit.
-const STALLED: Duration = Duration::from_secs(30);
+/// As [`PATIENCE`], for a client that is to compile here, which would be one job more at once.
+const PATIENCE_LOCAL: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub struct Tokens {
@@ -81,10 +82,7 @@ impl Tokens {
 
     /// The client is done but for its token, if it lent one. `last` is released when it has that.
     pub fn finish(&mut self, action: ActionId, client: ClientId, last: ToClient) {
-        let patience = match last {
-            ToClient::RunLocally { .. } => Patience::Stalled(STALLED),
-            _ => Patience::For(PATIENCE),
-        };
+        let patience = if matches!(last, ToClient::RunLocally { .. }) { PATIENCE_LOCAL } else { PATIENCE };
         self.held.insert(action, (client, last));
         if self.broker.finish(action, patience, Instant::now()) {
             self.release([action]);
