@@ -29,6 +29,7 @@ pub mod launcher;
 pub mod link;
 pub mod masquerade;
 pub mod paths;
+pub mod pidfd;
 pub mod publish;
 pub mod ranks;
 pub mod rusage;

@@ -75,43 +75,39 @@ unpack_source() {
     dpkg-source --no-check --no-copy --skip-patches -x "$dsc" "$2" >/dev/null
 }
 
-# newer_make: builds GNU make 4.4, whose jobserver is a FIFO, from Debian 13's sources unless the cache has it; prints its
-# path.
-newer_make() {
-    local built=$sources/make-4.4 tree
+# build_once NAME PACKAGE SUITE PROGRAM SCRIPT: $sources/NAME, unless it is there the PROGRAM that a shell's SCRIPT builds in
+# the package's tree; prints its path.
+build_once() {
+    local built=$sources/$1 package=$2 suite=$3 program=$4 script=$5 tree
     if [ ! -x "$built" ]; then
-        mkdir -p "$sources"
-        tree=$(mktemp -d "$sources/.make.XXXXXX")
-        unpack_source make-dfsg "$tree/make" trixie || return
-        # Its documentation is not free for Debian, and missing. The other directories are all that make(1) needs.
-        mkdir -p "$tree/make/doc" && touch "$tree/make/doc/Makefile.in"
-        if ! (cd "$tree/make" && ./configure --disable-nls --disable-dependency-tracking --without-guile &&
-            make -j2 -C lib && make -j2 make) >"$tree/log" 2>&1 </dev/null; then
+        mkdir -p "${built%/*}"
+        tree=$(mktemp -d "$sources/.$package.XXXXXX")
+        unpack_source "$package" "$tree/tree" "$suite" || return
+        if ! (cd "$tree/tree" && sh -ec "$script") >"$tree/log" 2>&1 </dev/null; then
             tail -n 20 "$tree/log" >&2
-            die "cannot build make 4.4"
+            die "cannot build $package of $suite"
         fi
-        cp "$tree/make/make" "$built.new" && mv "$built.new" "$built"
+        cp "$tree/tree/$program" "$built.new" && mv "$built.new" "$built"
         rm -rf "$tree"
     fi
     echo "$built"
 }
 
-# newer_ninja: builds a ninja that is a client of make's jobserver (1.13 and later), from the sources of Debian 14
-# (forky), unless the cache has it; prints its path.
-newer_ninja() {
-    local built=$sources/ninja-newer/ninja tree
-    if [ ! -x "$built" ]; then
-        mkdir -p "$sources"
-        tree=$(mktemp -d "$sources/.ninja.XXXXXX")
-        unpack_source ninja-build "$tree/ninja" forky || return
-        # Upstream's own way without a ninja: one g++ after the other. It would run re2c only to make anew what is there.
-        if ! (cd "$tree/ninja" && CXX=g++ python3 -B configure.py --bootstrap) >"$tree/log" 2>&1 </dev/null; then
-            tail -n 20 "$tree/log" >&2
-            die "cannot build ninja"
-        fi
-        mkdir -p "${built%/*}" # by another name it would not be a ninja
-        cp "$tree/ninja/ninja" "$built.new" && mv "$built.new" "$built"
-        rm -rf "$tree"
-    fi
-    echo "$built"
+# newer_make: GNU make 4.4, whose jobserver is a FIFO, from Debian 13. Its documentation is not free for Debian, and missing.
+# The other directories are all that make(1) needs.
+newer_make() {
+    build_once make-4.4 make-dfsg trixie make '
+        mkdir -p doc && touch doc/Makefile.in
+        ./configure --disable-nls --disable-dependency-tracking --without-guile
+        make -j2 -C lib && make -j2 make'
 }
+
+# newer_ninja: a ninja that is a client of make's jobserver (1.13 and later), from Debian 14, in a folder of its own: by
+# another name it would not be a ninja. Built in upstream's own way without a ninja, one g++ after the other; it would run
+# re2c only to make anew what is there.
+newer_ninja() {
+    build_once ninja-newer/ninja ninja-build forky ninja 'CXX=g++ python3 -B configure.py --bootstrap'
+}
+
+# version_of PROGRAM: the first line of what it says. Read to the end: whoever closes the pipe early may kill the program.
+version_of() { "$1" --version | sed -n 1p; }

@@ -53,7 +53,7 @@ struct Lend {
 
 /// A client wants its token back.
 struct Waiting {
-    until: Instant,
+    since: Instant,
     /// Without a token that moves.
     patience: Duration,
 }
@@ -63,8 +63,25 @@ struct Account {
     jobs: BTreeSet<Job>,
     waiting: VecDeque<ActionId>,
     debts: u32,
+    /// When a token moved last, or a client went without.
+    moved: Option<Instant>,
     /// Clients that went without their token since one moved.
     stalls: u32,
+}
+
+impl Account {
+    /// Has a client waited long enough? Whoever waited as others went without waits twice as long for each of them.
+    fn is_overdue(&self, waiting: &Waiting, now: Instant) -> bool {
+        let until = match self.moved.filter(|moved| *moved >= waiting.since) {
+            Some(moved) => moved + waiting.patience * (1 << self.stalls.min(STALLS_COUNTED_MAX)),
+            None => waiting.since + waiting.patience,
+        };
+        until <= now
+    }
+
+    fn moved(&mut self, stalls: u32, now: Instant) {
+        (self.moved, self.stalls) = (Some(now), stalls);
+    }
 }
 
 /// The tokens lent to all jobservers.
@@ -83,13 +100,13 @@ impl Broker {
         }
         self.lends.insert(action, Lend { jobserver, job, waiting: None });
         if let Some(waiting) = account.waiting.front().copied() {
+            account.moved(0, now);
             self.end(waiting);
-            self.moved(jobserver, now);
             return Lending::HandedTo(waiting);
         }
         if account.debts > 0 {
             account.debts -= 1;
-            self.moved(jobserver, now);
+            account.moved(0, now);
             return Lending::PaidDebt;
         }
         Lending::Write
@@ -103,7 +120,7 @@ impl Broker {
     /// The client of `action` wants its token. `true`: it has it. `false`: it waits.
     pub fn finish(&mut self, action: ActionId, patience: Duration, now: Instant) -> bool {
         let Some(lend) = self.lends.get_mut(&action) else { return true };
-        lend.waiting = Some(Waiting { until: now + patience, patience });
+        lend.waiting = Some(Waiting { since: now, patience });
         self.accounts.entry(lend.jobserver).or_default().waiting.push_back(action);
         false
     }
@@ -117,8 +134,8 @@ impl Broker {
 
     /// A token was taken. The client that has it now; `None`: it paid a debt.
     pub fn took(&mut self, jobserver: JobserverId, now: Instant) -> Option<ActionId> {
-        self.moved(jobserver, now);
         let account = self.accounts.get_mut(&jobserver)?;
+        account.moved(0, now);
         let Some(action) = account.waiting.front().copied() else {
             account.debts = account.debts.checked_sub(1).expect("only what is owed is taken");
             return None;
@@ -130,16 +147,22 @@ impl Broker {
     /// Those that waited long enough; what they lent are debts now.
     pub fn overdue(&mut self, now: Instant) -> Vec<ActionId> {
         let mut overdue = Vec::new();
-        while let Some((action, jobserver)) = self.lends.iter().find_map(|(action, lend)| {
-            let is_overdue = lend.waiting.as_ref().is_some_and(|waiting| waiting.until <= now);
-            is_overdue.then_some((*action, lend.jobserver))
-        }) {
+        while let Some((action, jobserver)) = self.first_overdue(now) {
             self.abandon(action);
-            let stalls = self.accounts.entry(jobserver).or_default().stalls + 1;
-            self.wait_anew(jobserver, stalls, now);
+            let account = self.accounts.entry(jobserver).or_default();
+            account.moved(account.stalls + 1, now);
             overdue.push(action);
         }
         overdue
+    }
+
+    fn first_overdue(&self, now: Instant) -> Option<(ActionId, JobserverId)> {
+        let waiting = |action| self.lends.get(action).and_then(|lend| lend.waiting.as_ref());
+        self.accounts.iter().find_map(|(jobserver, account)| {
+            let mut actions = account.waiting.iter();
+            let action = actions.find(|action| waiting(action).is_some_and(|one| account.is_overdue(one, now)))?;
+            Some((*action, *jobserver))
+        })
     }
 
     /// Nobody writes to the jobserver any more. The clients that waited for it.
@@ -165,21 +188,6 @@ impl Broker {
 
     pub fn is_lent(&self, action: ActionId) -> bool {
         self.lends.contains_key(&action)
-    }
-
-    fn moved(&mut self, jobserver: JobserverId, now: Instant) {
-        self.wait_anew(jobserver, 0, now);
-    }
-
-    /// The clients of the jobserver wait from now on, twice as long for each of the last `stalls`.
-    fn wait_anew(&mut self, jobserver: JobserverId, stalls: u32, now: Instant) {
-        if let Some(account) = self.accounts.get_mut(&jobserver) {
-            account.stalls = stalls;
-        }
-        let waiting = self.lends.values_mut().filter(|lend| lend.jobserver == jobserver);
-        for waiting in waiting.filter_map(|lend| lend.waiting.as_mut()) {
-            waiting.until = now + waiting.patience * (1 << stalls.min(STALLS_COUNTED_MAX));
-        }
     }
 
     fn end(&mut self, action: ActionId) -> Option<JobserverId> {
@@ -294,13 +302,7 @@ mod tests {
     #[test]
     fn tokens_are_neither_lost_nor_made() {
         for seed in 1..300u64 {
-            let mut random = seed;
-            let mut next = |below: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % below
-            };
+            let mut next = super::super::random::numbers(seed);
             let tokens = 1 + next(4) as i64;
             // The pipe, and jobs that hold a token of it: make starts one for each token it takes.
             let (mut pipe, mut local) = (tokens, Vec::<ActionId>::new());

@@ -6,11 +6,11 @@
 use super::clients::{ClientId, Token};
 use super::slots::{Patience, Slots, User};
 use crate::event::Interest;
+use crate::pidfd;
 use crate::wire::{ActionId, SlotCounts, ToClient};
-use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// If no slot has moved for so long, compilers may be waiting for each other, or for a result.
@@ -139,17 +139,9 @@ impl LocalWork {
     fn watch(&mut self, user: User) -> bool {
         match self.processes.entry(user) {
             Entry::Occupied(_) => true,
-            Entry::Vacant(room) => open_process(user).map(|process| room.insert(process)).is_ok(),
+            Entry::Vacant(room) => pidfd::open(user).map(|process| room.insert(process)).is_ok(),
         }
     }
-}
-
-/// A descriptor that becomes readable when the process ends: pidfd_open(2).
-fn open_process(pid: u32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes numbers, returns a new descriptor (close-on-exec) or an error.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: ours alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod local;
 mod meter;
 mod places;
 pub mod queue;
+#[cfg(test)]
+mod random;
 mod ranks;
 mod shipments;
 mod slots;

@@ -250,11 +250,7 @@ mod tests {
     #[test]
     fn random_histories_keep_the_books() {
         for seed in 1..200u64 {
-            let mut state = seed;
-            let mut random = |below: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
-            };
+            let mut random = super::super::random::numbers(seed);
             let now = Instant::now();
             let limit = 1 + random(3) as u32;
             let mut slots = Slots::new(limit, now);

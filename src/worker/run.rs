@@ -2,6 +2,7 @@
 //! nothing of ranks.
 
 use crate::environment;
+use crate::pidfd;
 use crate::wire::{Bytes, Exit, Invocation};
 use anyhow::{Context, Result};
 use mpicc_proxy_abi::env;
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -82,18 +83,13 @@ pub fn start(invocation: &Invocation, around: &Surroundings<'_>) -> Result<Runni
     if code != 0 {
         return Err(Errno::from_raw(code)).with_context(|| format!("cannot start {}", driver.to_string_lossy()));
     }
-    // SAFETY: plain system call; our child cannot vanish before we wait for it.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if pidfd < 0 {
-        let error = io::Error::last_os_error();
+    // Our child cannot vanish before we wait for it.
+    let pidfd = pidfd::open(pid as u32).inspect_err(|_| {
         kill_group(pid);
         // SAFETY: our child, just killed.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-        return Err(error).context("cannot watch the driver");
-    }
-    // SAFETY: a fresh descriptor of ours.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
-    Ok(Running { pid, pidfd, ended: false })
+    });
+    Ok(Running { pid, pidfd: pidfd.context("cannot watch the driver")?, ended: false })
 }
 
 impl Running {
