@@ -113,6 +113,8 @@ def main():
     strike = Strike(strike)
     local = remote = clients = 0
     start = time.monotonic()
+    # A shell starts what it runs in the background with SIGINT ignored, and nothing below would hear it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, start_new_session=True)
     status = None
     while status is None and time.monotonic() - start < float(seconds):
