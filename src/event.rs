@@ -2,7 +2,7 @@
 //!
 //! Any activity resets the time-out to `SHORTEST`; each idle turn lengthens it up to a cap the owner chooses by what
 //! it has in flight. A wake-up costs about 30 µs, and several times that when it finds the caches full of a compiler's
-//! data, so that a rank uses about a third of a percent of a core at [`CAP_IDLE`], and a fiftieth at [`CAP_RUNG`].
+//! data, so that a rank uses about a third of a percent of a core at [`CAP_IDLE`], and next to nothing at [`CAP_RUNG`].
 
 use nix::poll::{PollFd, PollFlags};
 use std::io;
@@ -16,10 +16,11 @@ const SHORTEST: Duration = Duration::from_micros(20);
 pub const CAP_URGENT: Duration = Duration::from_micros(150);
 /// Cap while compiles run.
 pub const CAP_BUSY: Duration = Duration::from_millis(1);
-/// Cap when nothing is going on.
+/// Cap when nothing is going on, and while rank 0 and a worker exchange a message too long to be sent at once: the worker
+/// shares its CPUs with compilers, and may leave rank 0 waiting.
 pub const CAP_IDLE: Duration = Duration::from_millis(10);
 /// Time-out while the doorbell is trusted to wake us; what a lost ring costs.
-pub const CAP_RUNG: Duration = Duration::from_millis(250);
+pub const CAP_RUNG: Duration = Duration::from_secs(1);
 /// With the doorbell, the first time-out after a send: MPI may need us to push the last of it out.
 const SETTLE: Duration = Duration::from_millis(1);
 
@@ -153,7 +154,7 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.step_rung(), CAP_RUNG);
         backoff.sent();
-        assert_eq!([(); 4].map(|()| backoff.step_rung()), [SETTLE, SETTLE * 8, SETTLE * 64, CAP_RUNG]);
+        assert_eq!([(); 5].map(|()| backoff.step_rung()), [SETTLE, SETTLE * 8, SETTLE * 64, SETTLE * 512, CAP_RUNG]);
     }
 
     #[test]

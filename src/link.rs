@@ -59,6 +59,10 @@ pub struct Link {
     introduced: Vec<bool>,
     /// Something was sent since the last wait.
     has_sent: bool,
+    /// When a message to each rank was last begun.
+    sent_at: Vec<Instant>,
+    /// A message has begun to arrive, or has left, since the last wait.
+    has_moved: bool,
     /// The owner stopped taking messages before there were none left.
     has_more: bool,
     /// When MPI was last asked for messages.
@@ -94,6 +98,8 @@ impl Link {
             bell: Doorbell::new(rank, size),
             introduced: vec![false; size as usize],
             has_sent: false,
+            sent_at: vec![Instant::now(); size as usize],
+            has_moved: false,
             has_more: false,
             asked_at: Instant::now(),
             expects: false,
@@ -142,7 +148,15 @@ impl Link {
         self.post(to, message, TAG)?;
         self.bell.sent(to);
         self.has_sent = true;
+        if let Some(sent_at) = self.sent_at.get_mut(to as usize) {
+            *sent_at = Instant::now();
+        }
         Ok(())
+    }
+
+    /// Was no message sent to the rank for so long?
+    pub fn is_silent_to(&self, rank: i32, limit: Duration) -> bool {
+        self.sent_at.get(rank as usize).is_some_and(|sent_at| sent_at.elapsed() >= limit)
     }
 
     /// Does the owner await something from a rank it may have no connection to yet? MPI makes one only while both
@@ -152,7 +166,8 @@ impl Link {
     }
 
     /// Rings whoever was sent something, then waits as [`Interest::wait`] for the owner's descriptors and the own bell,
-    /// which is reported as `bell`. `cap` bounds the time-out where the doorbell cannot be relied on.
+    /// which is reported as `bell`. `cap` bounds the time-out where the doorbell cannot be relied on, `cap_in_flight` where
+    /// it can and something is in flight.
     ///
     /// # Errors
     /// As [`Interest::wait`].
@@ -162,6 +177,7 @@ impl Link {
         bell: T,
         backoff: &mut Backoff,
         cap: Duration,
+        cap_in_flight: Duration,
     ) -> io::Result<Vec<Ready<T>>> {
         self.bell.ring();
         if let Some(fd) = self.bell.fd() {
@@ -170,12 +186,17 @@ impl Link {
         if std::mem::take(&mut self.has_sent) {
             backoff.sent();
         }
+        if std::mem::take(&mut self.has_moved) {
+            backoff.reset();
+        }
         let timeout = if self.has_more {
             Duration::ZERO
         } else if self.bell.expects() {
             backoff.step(cap.min(CAP_URGENT))
-        } else if self.expects || self.busy() || !self.bell.is_trusted() {
+        } else if self.expects || !self.bell.is_trusted() {
             backoff.step(cap)
+        } else if self.busy() {
+            backoff.step(cap_in_flight)
         } else {
             backoff.step_rung()
         };
@@ -264,6 +285,7 @@ impl Link {
         while index < self.sends.len() {
             if test(&mut self.sends[index].request)? {
                 self.sends.swap_remove(index);
+                self.has_moved = true;
             } else {
                 index += 1;
             }
@@ -305,6 +327,7 @@ impl Link {
         let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
         let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
         queue.push_back(Pending { request, buffer, tag: status.MPI_TAG, peer: status.MPI_SOURCE });
+        self.has_moved = true;
         Ok(true)
     }
 

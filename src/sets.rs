@@ -33,22 +33,38 @@ pub fn difference(base: &[u32], set: &[u32]) -> Vec<u8> {
     let without = |all: &[u32], these: &[u32]| -> Vec<u32> {
         all.iter().copied().filter(|number| these.binary_search(number).is_err()).collect()
     };
-    let removed = encode(&without(base, set));
-    let mut out = Vec::new();
-    put(&mut out, removed.len() as u32);
-    out.extend(removed);
-    out.extend(encode(&without(set, base)));
-    out
+    join(&encode(&without(base, set)), &encode(&without(set, base)))
 }
 
 /// Undoes [`difference`].
-pub fn apply(base: &[u32], mut difference: &[u8]) -> Option<Vec<u32>> {
-    let length = take(&mut difference)? as usize;
-    let removed = decode(difference.get(..length)?)?;
-    let mut set = decode(&difference[length..])?;
+pub fn apply(base: &[u32], difference: &[u8]) -> Option<Vec<u32>> {
+    let (removed, mut set) = split(difference)?;
     set.extend(base.iter().filter(|number| removed.binary_search(number).is_err()));
     set.sort_unstable();
     Some(set)
+}
+
+/// The same difference between sets whose numbers are others. `rename` keeps their order, or says that there is no such
+/// number any more.
+pub fn rename(difference: &[u8], rename: impl Fn(u32) -> Option<u32>) -> Option<Vec<u8>> {
+    let (removed, added) = split(difference)?;
+    let [removed, added] =
+        [removed, added].map(|list| encode(&list.into_iter().filter_map(&rename).collect::<Vec<_>>()));
+    Some(join(&removed, &added))
+}
+
+fn join(removed: &[u8], added: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, removed.len() as u32);
+    out.extend(removed);
+    out.extend(added);
+    out
+}
+
+/// What is taken away, and what is added.
+fn split(mut difference: &[u8]) -> Option<(Vec<u32>, Vec<u32>)> {
+    let length = take(&mut difference)? as usize;
+    Some((decode(difference.get(..length)?)?, decode(&difference[length..])?))
 }
 
 fn put(out: &mut Vec<u8>, mut number: u32) {
@@ -86,6 +102,20 @@ mod tests {
             }
         }
         assert_eq!(encode(&(100..1100).collect::<Vec<_>>()).len(), 1000);
+    }
+
+    #[test]
+    fn a_difference_is_renamed_as_its_sets_are() {
+        let rename = |number: u32| (number != 5).then_some(number / 2);
+        let renamed = |set: &[u32]| set.iter().filter_map(|number| rename(*number)).collect::<Vec<_>>();
+        let sets: [&[u32]; 5] = [&[], &[0, 2, 4], &[2, 5, 8], &[5], &[4, 8, 300]];
+        for base in sets {
+            for set in sets {
+                let difference = super::rename(&difference(base, set), rename).unwrap();
+                assert_eq!(apply(&renamed(base), &difference), Some(renamed(set)), "{base:?} {set:?}");
+            }
+        }
+        assert_eq!(super::rename(&[3, 1], rename), None);
     }
 
     #[test]

@@ -33,9 +33,12 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// How often a rank looks whether the others and its launcher are still there.
 pub const BEAT: Duration = Duration::from_secs(1);
 
-/// With every so many beats it says that it is there itself. A message and its ring cost both ends some 100 us, and rank
-/// 0 has as many correspondents as there are ranks; what is silent for 20 s is lost.
-pub const BEATS_PER_MESSAGE: u64 = 5;
+/// A rank that had nothing to say for so long says that it is there. A message and its ring cost both ends some 100 us, and
+/// rank 0 has as many correspondents as there are ranks; what is silent for 20 s is lost.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often clients that wait hear that rank 0 is there. They give it up after 30 s.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// Bytes of messages in flight to a rank, of whatever kind, above which no more contents follow: what a small message
 /// may have to wait behind. Counted by rank, because messages to a dead one stay in flight for good. Four payloads keep

@@ -169,8 +169,8 @@ impl HeadTree {
                 }
             }
         }
-        let with_content = state.opened;
-        let (record, racy) = self.read(&name, with_content);
+        let (folder, with_content) = (state.folder, state.opened);
+        let (record, racy) = self.read(&name, folder, with_content);
         if let Some(id) = self.paths[path.0 as usize].record {
             let known = &mut self.records[id as usize];
             if same_but_id(&known.record, &record) {
@@ -214,13 +214,22 @@ impl HeadTree {
         content
     }
 
-    fn read(&mut self, name: &Rc<[u8]>, with_content: bool) -> (Record, bool) {
+    fn read(&mut self, name: &Rc<[u8]>, folder: Option<FolderId>, with_content: bool) -> (Record, bool) {
         let path = Path::new(OsStr::from_bytes(name));
         let (lstat_errno, lstat) = outcome(stat_of(name, false));
-        let (mut stat_errno, mut stat) = outcome(stat_of(name, true));
-        let (real_errno, real) = match std::fs::canonicalize(path) {
-            Ok(real) => (0, real.into_os_string().into_vec()),
-            Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+        // What is absent, or no link, is so whether links are followed or not.
+        let is_absent = lstat_errno == libc::ENOENT;
+        let is_plain = lstat_errno == 0 && !is_link(&lstat);
+        let (mut stat_errno, mut stat) =
+            if is_absent || is_plain { (lstat_errno, lstat) } else { outcome(stat_of(name, true)) };
+        let known_way = if is_plain { folder.and_then(|folder| self.folders.real(folder, name)) } else { None };
+        let (real_errno, real) = match known_way {
+            Some(real) => (0, real),
+            None if is_absent => (lstat_errno, Vec::new()),
+            None => match std::fs::canonicalize(path) {
+                Ok(real) => (0, real.into_os_string().into_vec()),
+                Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+            },
         };
         let link = if is_link(&lstat) { std::fs::read_link(path).ok() } else { None };
         let mut digest = None;

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
@@ -58,6 +58,8 @@ struct Folder {
     is_believed: bool,
     look: Look,
     looked_in: u64,
+    /// Where it really is, and the round in which it was.
+    real: (u64, Option<Rc<[u8]>>),
 }
 
 /// All folders that were ever on the way to a file.
@@ -96,9 +98,28 @@ impl Folders {
             is_believed: false,
             look: Look::default(),
             looked_in: 0,
+            real: (0, None),
         });
         self.ids.insert(name, id);
         Some(id)
+    }
+
+    /// realpath(3) of `path`, which is in the folder and no symbolic link, if that can be told from the folder. It is asked
+    /// once a round: where a link on the way leads to may change without a trace in the folders that are watched.
+    pub fn real(&mut self, id: FolderId, path: &[u8]) -> Option<Vec<u8>> {
+        let round = self.round;
+        let folder = &mut self.folders[id as usize];
+        let name = path.get(folder.path.len()..)?;
+        if matches!(name, b"/" | b"/." | b"/..") {
+            return None;
+        }
+        if folder.real.0 != round {
+            let real = std::fs::canonicalize(OsStr::from_bytes(&folder.path)).ok();
+            folder.real = (round, real.map(|real| real.into_os_string().into_vec().into()));
+        }
+        let real = folder.real.1.as_ref().filter(|real| real.len() + name.len() < libc::PATH_MAX as usize)?;
+        // Everything but the root lacks the last slash.
+        Some([real.strip_suffix(b"/").unwrap_or(real), name].concat())
     }
 
     /// The folder as it is in this round.
@@ -186,6 +207,47 @@ mod tests {
         folders.begin_round();
         assert_ne!(folders.look(b).way, second, "it leads nowhere");
         assert_eq!(folders.of(b"/x"), None);
+    }
+
+    #[test]
+    fn where_a_file_really_is() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["a", "b"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+            fs::write(dir.path().join(folder).join("file"), "").unwrap();
+        }
+        let file = dir.path().canonicalize().unwrap().join("a/file");
+        let [to_root, moving] = ["root", "moving"].map(|name| dir.path().join(name));
+        symlink("/", &to_root).unwrap();
+        symlink("a", &moving).unwrap();
+        let mut folders = Folders::default();
+        folders.begin_round();
+        let real = |folders: &mut Folders, path: &std::path::Path| {
+            let path = path.as_os_str().as_bytes();
+            let folder = folders.of(path).unwrap();
+            folders.real(folder, path).map(|real| std::path::PathBuf::from(std::ffi::OsString::from_vec(real)))
+        };
+        for path in [
+            file.clone(),
+            moving.join("file"),
+            dir.path().join("b/../a/file"),
+            to_root.join("etc/passwd"),
+            to_root.join("etc"),
+        ] {
+            assert_eq!(real(&mut folders, &path), path.canonicalize().ok(), "{}", path.display());
+        }
+        for path in [dir.path().join("a/."), dir.path().join("a/.."), dir.path().join("nowhere/file")] {
+            assert_eq!(real(&mut folders, &path), None, "{}", path.display());
+        }
+        fs::remove_file(&moving).unwrap();
+        symlink("b", &moving).unwrap();
+        folders.begin_round();
+        assert_eq!(
+            real(&mut folders, &moving.join("file")),
+            moving.join("file").canonicalize().ok(),
+            "in another round"
+        );
     }
 
     #[test]

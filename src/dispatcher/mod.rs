@@ -33,9 +33,9 @@ use crate::link::Link;
 use crate::paths;
 use crate::rusage;
 use crate::wire::{
-    self, ActionFigures, ActionId, ActionResult, Also, Assignment, BEAT, BEATS_PER_MESSAGE, ClientCpu, Digest, Exit,
-    FromRank, Invocation, Place, Record, RecordId, SlotUser, Stats, Stream, ToClient, ToDispatcher, ToRank,
-    ToolchainId, Unfit, Viewpoint, Want,
+    self, ActionFigures, ActionId, ActionResult, Also, Assignment, BEAT, ClientCpu, Digest, Exit, FromRank, Invocation,
+    Place, Record, RecordId, SlotUser, Stats, Stream, ToClient, ToDispatcher, ToRank, ToolchainId, Unfit, Viewpoint,
+    Want,
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
@@ -120,7 +120,8 @@ struct Dispatcher {
     cpu_at_start_us: u64,
     /// How this process, which looks at the tree for the clients, sees files.
     viewpoint: Viewpoint,
-    beats: u64,
+    /// When the clients that wait last heard that we are there.
+    showed_life: Instant,
     silence_mark: PathBuf,
     /// Who is there is not known yet.
     thawing: bool,
@@ -167,7 +168,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         started: Instant::now(),
         cpu_at_start_us: rusage::own_cpu_us(),
         viewpoint: crate::viewpoint::own()?,
-        beats: 0,
+        showed_life: Instant::now(),
         silence_mark: paths::silence_mark(&options.socket),
         thawing: false,
         stopping: false,
@@ -216,7 +217,7 @@ impl Dispatcher {
             interest.add(signals.as_raw_fd(), false, Token::Signal);
             self.places.interest(&mut interest);
             self.meter.enter(Part::Wait);
-            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap, CAP_IDLE)?;
             self.meter.enter(Part::Rest);
             if !ready.is_empty() {
                 backoff.reset();
@@ -698,11 +699,12 @@ impl Dispatcher {
             self.link.forget(rank);
             self.step(Event::RankLost { rank })?;
         }
-        self.beats += 1;
-        if self.beats.is_multiple_of(BEATS_PER_MESSAGE) {
-            for rank in self.ranks.alive() {
+        for rank in self.ranks.alive() {
+            if self.link.is_silent_to(rank, wire::SILENCE) {
                 self.tell(rank, &ToRank::Heartbeat)?;
             }
+        }
+        if self.showed_life.elapsed() >= wire::SIGN_OF_LIFE {
             self.show_life();
         }
         Ok(())
@@ -710,6 +712,7 @@ impl Dispatcher {
 
     /// To all that wait.
     fn show_life(&mut self) {
+        self.showed_life = Instant::now();
         let _ = std::fs::remove_file(&self.silence_mark);
         let compiling = self.actions.values().map(|action| action.client);
         for client in compiling.chain(self.places.waiting()) {

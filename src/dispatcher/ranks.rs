@@ -108,7 +108,7 @@ impl Ranks {
             }
             let mut interest = Interest::default();
             interest.add(signals.as_raw_fd(), false, Woken::Signal);
-            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, CAP_BUSY)?;
+            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, CAP_BUSY, CAP_BUSY)?;
             if woken.iter().any(|woken| woken.token == Woken::Signal) {
                 return Ok(None);
             }

@@ -3,7 +3,7 @@
 use super::{Options, SILENCE_MAX, Token};
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest};
 use crate::link::Link;
-use crate::wire::{self, BEAT, BEATS_PER_MESSAGE, FromRank, RankFacts, ToRank, Unfit};
+use crate::wire::{self, FromRank, RankFacts, ToRank, Unfit};
 use anyhow::{Result, bail};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ pub fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<(
     eprintln!("mpicc-proxy-rank: rank {} compiles nothing, its host has no place for files: {why}", link.rank());
     let launcher = nix::unistd::getppid();
     link.send(0, wire::message(&FromRank::Room { enough: false }, &[])?)?;
-    let (mut heard, mut beat_at) = (Instant::now(), Instant::now());
+    let mut heard = Instant::now();
     let mut backoff = Backoff::default();
     while heard.elapsed() < SILENCE_MAX && nix::unistd::getppid() == launcher {
         while let Some((from, message)) = link.receive()? {
@@ -45,13 +45,12 @@ pub fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<(
             };
             link.send(0, wire::message(&answer, &[])?)?;
         }
-        if Instant::now() >= beat_at {
-            beat_at = Instant::now() + BEAT * BEATS_PER_MESSAGE as u32;
+        if link.is_silent_to(0, wire::SILENCE) {
             link.send(0, wire::message(&FromRank::Heartbeat, &[])?)?;
         }
         let mut interest = Interest::default();
         interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE)?;
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE, CAP_IDLE)?;
         if woken.iter().any(|woken| woken.token == Token::Signal) {
             break;
         }
@@ -95,7 +94,7 @@ pub fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> 
         }
         let mut interest = Interest::default();
         interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY)?;
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY, CAP_BUSY)?;
         if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }

@@ -19,8 +19,8 @@ use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
 use crate::wire::{
-    self, ActionId, Also, Assignment, BEAT, BEATS_PER_MESSAGE, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, Record,
-    RecordId, Stream, ToRank, ToolchainId, Want,
+    self, ActionId, Also, Assignment, BEAT, Bytes, Digest, ENVIRONMENTS_KEPT, FromRank, Record, RecordId, Stream,
+    ToRank, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
 use home::Home;
@@ -94,7 +94,6 @@ struct Worker {
     tasks: BTreeMap<ActionId, Task>,
     next_task: u32,
     heard: Instant,
-    beats: u64,
     launcher: nix::unistd::Pid,
     stopping: bool,
     /// What rank 0 was told last: there is room for compiles.
@@ -133,7 +132,6 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         tasks: BTreeMap::new(),
         next_task: 1,
         heard: Instant::now(),
-        beats: 0,
         launcher: nix::unistd::getppid(),
         stopping: false,
         roomy: true,
@@ -199,7 +197,7 @@ impl Worker {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
             self.link.expect(self.peers.is_busy());
-            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap)?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap, cap)?;
             if !ready.is_empty() {
                 backoff.reset();
             }
@@ -215,8 +213,7 @@ impl Worker {
             self.stopping = true;
         }
         self.find_room()?;
-        self.beats += 1;
-        if self.beats.is_multiple_of(BEATS_PER_MESSAGE) { self.tell(&FromRank::Heartbeat) } else { Ok(()) }
+        if self.link.is_silent_to(0, wire::SILENCE) { self.tell(&FromRank::Heartbeat) } else { Ok(()) }
     }
 
     /// Tells rank 0 when the room for compiles is used up or there again. An idle rank without room moves to a better

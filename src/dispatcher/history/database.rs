@@ -13,7 +13,7 @@
 //! that others may refer to were deleted, and tells them to look again.
 
 use super::file::{self, BadFile};
-use super::predict::{Knowledge, Name, OriginNames, is_worth_it};
+use super::predict::{ByName, Knowledge, Name, OriginNames, is_worth_it};
 use super::readings;
 use super::subject::ActionKey;
 use crate::driver::toolchain::readings::{Known, Use};
@@ -156,7 +156,7 @@ struct Store {
     bytes_max: u64,
     generation: i64,
     /// Path and number of each name.
-    paths: HashMap<Name, (Arc<[u8]>, Option<PathNumber>)>,
+    paths: ByName<(Arc<[u8]>, Option<PathNumber>)>,
     /// The base that actions of a working directory and driver are compared with next.
     latest_base: HashMap<(Name, Name), (i64, Vec<PathNumber>)>,
 }
@@ -207,7 +207,7 @@ impl Store {
         let snapshot = self.connection.unchecked_transaction()?;
         self.generation = read_number(&snapshot, "generation")?;
         let mut knowledge = Knowledge::default();
-        let mut names: HashMap<PathNumber, Name> = HashMap::new();
+        let mut names: ByName<Name> = ByName::default(); // of each number
         let mut rows = Vec::new();
         let mut statement = snapshot.prepare("SELECT path, id, opened FROM paths")?;
         let mut cursor = statement.query([])?;
@@ -224,24 +224,22 @@ impl Store {
             names.insert(id, name);
             self.paths.insert(name, (Arc::clone(knowledge.names.path(name)), Some(id)));
         }
-        let renamed = |set: Option<Vec<PathNumber>>| -> Result<Vec<Name>> {
-            let set = set.ok_or(BadFile("a set of paths is malformed"))?;
-            Ok(set.iter().filter_map(|id| names.get(id).copied()).collect())
-        };
-        let mut bases: HashMap<i64, (u32, Vec<PathNumber>, Vec<Name>)> = HashMap::new();
+        let renamed = |id: PathNumber| names.get(&id).copied();
+        let malformed = || BadFile("a set of paths is malformed");
+        let mut bases: HashMap<i64, (u32, Vec<PathNumber>)> = HashMap::new();
         let mut statement = snapshot.prepare("SELECT id, paths FROM bases")?;
         let mut cursor = statement.query([])?;
         while let Some(row) = cursor.next()? {
-            let set = sets::decode(row.get_ref(1)?.as_blob()?).ok_or(BadFile("a set of paths is malformed"))?;
-            let in_names = renamed(Some(set.clone()))?;
-            let index = knowledge.recall_base(sets::encode(&in_names));
-            bases.insert(row.get(0)?, (index, set, in_names));
+            let set = sets::decode(row.get_ref(1)?.as_blob()?).ok_or_else(malformed)?;
+            let in_names: Vec<Name> = set.iter().copied().filter_map(renamed).collect();
+            bases.insert(row.get(0)?, (knowledge.recall_base(sets::encode(&in_names)), set));
         }
+        let mut latest = HashMap::new();
         let mut statement =
             snapshot.prepare("SELECT key, driver, cwd, source, output, base, paths FROM actions ORDER BY used, key")?;
         let mut cursor = statement.query([])?;
         while let Some(row) = cursor.next()? {
-            let name = |column| anyhow::Ok(names.get(&row.get::<_, PathNumber>(column)?).copied());
+            let name = |column| anyhow::Ok(renamed(row.get(column)?));
             let (Some(driver), Some(cwd), Some(source), Some(output)) = (name(1)?, name(2)?, name(3)?, name(4)?) else {
                 continue;
             };
@@ -249,16 +247,19 @@ impl Store {
             let base: Option<i64> = row.get(5)?;
             let blob = row.get_ref(6)?.as_blob()?;
             let (base, paths) = match base {
-                None => (None, sets::encode(&renamed(sets::decode(blob))?)),
+                None => {
+                    let used = sets::decode(blob).ok_or_else(malformed)?;
+                    (None, sets::encode(&used.into_iter().filter_map(renamed).collect::<Vec<_>>()))
+                }
                 Some(id) => {
-                    let Some((index, set, in_names)) = bases.get(&id) else { continue };
-                    self.latest_base.insert((driver, cwd), (id, set.clone()));
-                    let used = renamed(sets::apply(set, blob))?;
-                    (Some(*index), sets::difference(in_names, &used))
+                    let Some((index, _)) = bases.get(&id) else { continue };
+                    latest.insert((driver, cwd), id);
+                    (Some(*index), sets::rename(blob, renamed).ok_or_else(malformed)?)
                 }
             };
             knowledge.recall_action(key, OriginNames { driver, cwd, source, output }, base, paths);
         }
+        self.latest_base.extend(latest.into_iter().map(|(scope, id)| (scope, (id, bases[&id].1.clone()))));
         Ok(knowledge)
     }
 
@@ -333,7 +334,7 @@ impl Store {
 /// One transaction.
 struct Session<'a> {
     transaction: &'a Connection,
-    paths: &'a mut HashMap<Name, (Arc<[u8]>, Option<PathNumber>)>,
+    paths: &'a mut ByName<(Arc<[u8]>, Option<PathNumber>)>,
     latest_base: &'a mut HashMap<(Name, Name), (i64, Vec<PathNumber>)>,
 }
 

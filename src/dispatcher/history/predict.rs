@@ -38,7 +38,7 @@ const ONE_IN_FOR_CONTENT: u32 = 16;
 /// A path or template, in this process.
 pub type Name = u32;
 
-/// Names are dense, so a multiplication spreads them well enough.
+/// Names, and the database's numbers, are dense, so a multiplication spreads them well enough.
 #[derive(Default)]
 pub struct NameHasher(u64);
 
@@ -62,7 +62,7 @@ impl Hasher for NameHasher {
     }
 }
 
-type ByName<V> = HashMap<Name, V, BuildHasherDefault<NameHasher>>;
+pub type ByName<V> = HashMap<Name, V, BuildHasherDefault<NameHasher>>;
 
 /// All paths that were ever heard of.
 #[derive(Default)]
