@@ -49,7 +49,7 @@ impl Backoff {
     /// Time to wait now if the doorbell will ring: not long after a send, then for good.
     pub fn step_rung(&mut self) -> Duration {
         let now = self.settle;
-        self.settle = (now * 8).min(CAP_RUNG);
+        self.settle = (now * 32).min(CAP_RUNG);
         now
     }
 
@@ -154,7 +154,7 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.step_rung(), CAP_RUNG);
         backoff.sent();
-        assert_eq!([(); 5].map(|()| backoff.step_rung()), [SETTLE, SETTLE * 8, SETTLE * 64, SETTLE * 512, CAP_RUNG]);
+        assert_eq!([(); 3].map(|()| backoff.step_rung()), [SETTLE, SETTLE * 32, CAP_RUNG]);
     }
 
     #[test]

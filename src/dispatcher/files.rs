@@ -47,6 +47,8 @@ struct PathState {
     folder: Option<FolderId>,
     /// At the folder, before the record was made or last confirmed.
     look: Look,
+    /// The round in which the record was made or last confirmed.
+    validated_in: u64,
     /// A compile opened it: its content will be needed by others.
     opened: bool,
 }
@@ -60,6 +62,10 @@ struct RecordState {
 /// The head's tree.
 pub struct HeadTree {
     epoch: u32,
+    /// All that is looked at between two questions.
+    round: u64,
+    /// A question that no round has begun for.
+    asked: bool,
     folders: Folders,
     path_ids: HashMap<Rc<[u8]>, PathId>,
     paths: Vec<PathState>,
@@ -80,6 +86,8 @@ impl HeadTree {
     pub fn with_capacity(ids_max: u32) -> HeadTree {
         HeadTree {
             epoch: 1,
+            round: 0,
+            asked: true,
             folders: Folders::default(),
             path_ids: HashMap::new(),
             paths: Vec::new(),
@@ -107,6 +115,7 @@ impl HeadTree {
             record: None,
             folder,
             look: Look::default(),
+            validated_in: 0,
             opened: false,
         });
         self.path_ids.insert(path, id);
@@ -135,10 +144,19 @@ impl HeadTree {
         self.records.get(id as usize).map(|state| state.path)
     }
 
+    /// Somebody asks how the tree is. What was looked at before is no answer to it; what is looked at from now on answers
+    /// all that was asked before.
+    pub fn ask(&mut self) {
+        self.asked = true;
+    }
+
     /// To be called before an action's paths, at most `needed`, are validated. Where there is no room for so many more
     /// records a new epoch starts, and all ids handed out before are void.
     pub fn reserve(&mut self, needed: usize) {
-        self.folders.begin_round();
+        if std::mem::take(&mut self.asked) {
+            self.round += 1;
+            self.folders.begin_round();
+        }
         if self.records.len() + needed > self.ids_max as usize {
             self.epoch += 1;
             self.records.clear();
@@ -148,9 +166,19 @@ impl HeadTree {
         }
     }
 
-    /// The record of `path` as it is now; the same id as before if nothing changed. Call [`HeadTree::reserve`] first.
+    /// The record of `path` as it is now, or was after the last [`HeadTree::ask`]; the same id as before if nothing changed.
+    /// Call [`HeadTree::reserve`] first.
     pub fn validate(&mut self, path: PathId) -> RecordId {
         let state = &mut self.paths[path.0 as usize];
+        let is_fresh = std::mem::replace(&mut state.validated_in, self.round) == self.round;
+        let is_complete = state.record.is_some_and(|id| {
+            let known = &self.records[id as usize].record;
+            let has_content = is_regular(&known.stat) || is_directory(&known.stat);
+            !state.opened || known.digest.is_some() || !has_content
+        });
+        if let Some(id) = state.record.filter(|_| is_fresh && is_complete) {
+            return id;
+        }
         let name = Rc::clone(&state.path);
         let look = state.folder.map(|folder| self.folders.look(folder));
         let before = std::mem::replace(&mut state.look, look.unwrap_or_default());
@@ -158,11 +186,9 @@ impl HeadTree {
         let same_names = look.is_some_and(|look| look.names == before.names);
         if let Some(id) = state.record {
             let known = &self.records[id as usize];
-            let has_content = is_regular(&known.record.stat) || is_directory(&known.record.stat);
-            let complete = !state.opened || known.record.digest.is_some() || !has_content;
             // The names in a directory are read again each time: nothing else tells for sure that they are the same.
             let is_listing = is_directory(&known.record.stat) && known.record.digest.is_some();
-            if complete && same_way && !known.racy && !is_listing {
+            if is_complete && same_way && !known.racy && !is_listing {
                 let still_absent = same_names && is_absent(&known.record);
                 if still_absent || is_unchanged(&known.record, &name) {
                     return id;
@@ -401,10 +427,25 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     fn id_of(tree: &mut HeadTree, path: &Path) -> RecordId {
+        tree.ask();
         tree.reserve(1);
         let id = tree.path_id(path.as_os_str().as_bytes());
         tree.mark_opened(id);
         tree.validate(id)
+    }
+
+    #[test]
+    fn what_was_asked_before_is_looked_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.h");
+        fs::write(&path, "1").unwrap();
+        let mut tree = HeadTree::default();
+        let first = id_of(&mut tree, &path);
+        fs::write(&path, "22").unwrap();
+        let id = tree.path_id(path.as_os_str().as_bytes());
+        tree.reserve(1);
+        assert_eq!(tree.validate(id), first, "for another action that had asked");
+        assert_ne!(id_of(&mut tree, &path), first, "for who asks now");
     }
 
     #[test]

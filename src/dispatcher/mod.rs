@@ -307,6 +307,7 @@ impl Dispatcher {
                 self.note_local(reason);
             }
             ToDispatcher::Compile { invocation, place } => {
+                self.tree.ask();
                 let action = self.next_action;
                 self.next_action += 1;
                 let lookup = self.toolchains.lookup(&invocation, action);
@@ -485,11 +486,11 @@ impl Dispatcher {
         for handled in 0..MESSAGES_PER_TURN {
             self.meter.enter(Part::Mpi);
             let received = self.link.receive()?;
-            self.meter.enter(Part::Codec);
             let Some((rank, message)) = received else {
                 self.meter.enter(Part::Rest);
                 return Ok(handled > 0);
             };
+            self.meter.enter(Part::Codec);
             let (head, payload) = wire::take_message(&message)?;
             self.meter.enter(Part::Rest);
             if self.ranks.heard(rank) {
@@ -543,6 +544,7 @@ impl Dispatcher {
 
     fn answer(&mut self, rank: Rank, action: ActionId, path: &[u8], want: Want) -> Result<()> {
         self.stats.misses += 1;
+        self.tree.ask();
         let path_id = self.tree.path_id(path);
         if want != Want::Record {
             self.tree.mark_opened(path_id);
