@@ -53,6 +53,10 @@ impl Ranks {
         let timeout_s = start_timeout_s()?;
         let wrap = launcher::split_words(options.wrap_worker.as_deref().unwrap_or_default())
             .map_err(|why| Failure::new(exit::USAGE, format!("cannot split --wrap-worker into words: {why}")))?;
+        if options.wrap_worker.is_some() && wrap.is_empty() {
+            let why = "--wrap-worker names no command; leave it out, or say what is to start the workers";
+            return Err(Failure::new(exit::USAGE, why.to_owned()));
+        }
         let search = std::env::var_os("PATH");
         let find = |name: &str| {
             let found = paths::find_command(OsStr::new(name), search.as_deref(), |_| true).ok()?;

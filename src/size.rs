@@ -1,4 +1,4 @@
-//! A number of bytes as people write it: `512M`.
+//! A number of bytes as people write it: `512M`. Not none at all.
 
 use std::str::FromStr;
 
@@ -25,7 +25,11 @@ impl FromStr for Size {
         };
         let number: u64 =
             digits.parse().map_err(|_| "expected a number, or one with K, M or G behind it".to_owned())?;
-        number.checked_mul(1 << shift).map(Size).ok_or_else(|| "that is too much".to_owned())
+        match number.checked_mul(1 << shift) {
+            Some(0) => Err("without any, nothing could be compiled on a worker".to_owned()),
+            Some(bytes) => Ok(Size(bytes)),
+            None => Err("that is too much".to_owned()),
+        }
     }
 }
 
@@ -35,8 +39,9 @@ mod tests {
 
     #[test]
     fn sizes_as_people_write_them() {
-        let table: [(&str, Option<u64>); 11] = [
-            ("0", Some(0)),
+        let table: [(&str, Option<u64>); 12] = [
+            ("0", None),
+            ("0G", None),
             ("4096", Some(4096)),
             ("64k", Some(64 << 10)),
             ("64K", Some(64 << 10)),

@@ -464,6 +464,8 @@ fn run_of_nothing_starts_no_ranks() {
     assert_sentence(&place.output(&["run", "--stats", "/nonexistent/s", "true"]), 73, "/nonexistent/s");
     let quote = place.output(&["run", "--wrap-worker", "env 'A", "true"]);
     assert_sentence(&quote, 2, "--wrap-worker");
+    assert_sentence(&place.output(&["run", "--wrap-worker", " ", "true"]), 2, "--wrap-worker names no command");
+    assert_eq!(place.output(&["run", "--store-bytes", "0", "true"]).status.code(), Some(2));
     let timeout = output(place.command(&["run", "true"]).env("MPICC_PROXY_START_TIMEOUT_S", "soon"));
     assert_sentence(&timeout, 2, "MPICC_PROXY_START_TIMEOUT_S=soon");
     assert!(!place.at("launcher.args").exists());
