@@ -77,13 +77,13 @@ impl Address {
 ///
 /// One ring is a point, one message that had to be found by a time-out takes `LOST` away; above zero the peer is
 /// trusted. So a start without rings is distrust, one loss among many rings is forgiven, and a peer that loses more
-/// than one of five is not trusted for long.
+/// than one of nine is not trusted for long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Trust(i32);
 
 impl Trust {
-    const MOST: i32 = 8;
-    const LOST: i32 = 4;
+    const MOST: i32 = 16;
+    const LOST: i32 = 8;
 
     fn rang(&mut self) {
         self.0 = (self.0 + 1).min(Self::MOST);

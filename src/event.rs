@@ -19,10 +19,28 @@ pub const CAP_BUSY: Duration = Duration::from_millis(1);
 /// Cap when nothing is going on, and while rank 0 and a worker exchange a message too long to be sent at once: the worker
 /// shares its CPUs with compilers, and may leave rank 0 waiting.
 pub const CAP_IDLE: Duration = Duration::from_millis(10);
-/// Time-out while the doorbell is trusted to wake us; what a lost ring costs.
+/// Cap while the doorbell is trusted to wake us; what a lost ring costs at most.
 pub const CAP_RUNG: Duration = Duration::from_secs(1);
 /// With the doorbell, the first time-out after a send: MPI may need us to push the last of it out.
 const SETTLE: Duration = Duration::from_millis(1);
+
+/// The longest time-outs of a wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Where the doorbell cannot be relied on.
+    pub unrung: Duration,
+    /// Where it can, and a message is in flight.
+    pub in_flight: Duration,
+    /// Where it can.
+    pub rung: Duration,
+}
+
+impl Caps {
+    /// For an owner who does not leave it to the doorbell what is in flight.
+    pub fn new(unrung: Duration) -> Caps {
+        Caps { unrung, in_flight: unrung, rung: CAP_RUNG }
+    }
+}
 
 /// The next time-out.
 pub struct Backoff {
@@ -46,9 +64,9 @@ impl Backoff {
         self.settle = SETTLE;
     }
 
-    /// Time to wait now if the doorbell will ring: not long after a send, then for good.
-    pub fn step_rung(&mut self) -> Duration {
-        let now = self.settle;
+    /// Time to wait now, at most `cap`, if the doorbell will ring: not long after a send, then for good.
+    pub fn step_rung(&mut self, cap: Duration) -> Duration {
+        let now = self.settle.min(cap);
         self.settle = (now * 32).min(CAP_RUNG);
         now
     }
@@ -150,11 +168,12 @@ mod tests {
     #[test]
     fn with_a_doorbell_only_sends_are_looked_after() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.step_rung(), CAP_RUNG);
+        assert_eq!(backoff.step_rung(CAP_RUNG), CAP_RUNG);
         backoff.reset();
-        assert_eq!(backoff.step_rung(), CAP_RUNG);
+        assert_eq!(backoff.step_rung(CAP_RUNG), CAP_RUNG);
         backoff.sent();
-        assert_eq!([(); 3].map(|()| backoff.step_rung()), [SETTLE, SETTLE * 32, CAP_RUNG]);
+        assert_eq!([(); 3].map(|()| backoff.step_rung(CAP_RUNG)), [SETTLE, SETTLE * 32, CAP_RUNG]);
+        assert_eq!([(); 2].map(|()| backoff.step_rung(CAP_BUSY)), [CAP_BUSY; 2]);
     }
 
     #[test]

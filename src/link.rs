@@ -23,7 +23,7 @@
 //! buffer stays with it until the process ends.
 
 use crate::doorbell::{Address, Doorbell};
-use crate::event::{Backoff, CAP_RUNG, CAP_URGENT, Interest, Ready};
+use crate::event::{Backoff, CAP_URGENT, Caps, Interest, Ready};
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::traits::{AsRaw, Communicator};
@@ -166,8 +166,7 @@ impl Link {
     }
 
     /// Rings whoever was sent something, then waits as [`Interest::wait`] for the owner's descriptors and the own bell,
-    /// which is reported as `bell`. `cap` bounds the time-out where the doorbell cannot be relied on, `cap_in_flight` where
-    /// it can and something is in flight.
+    /// which is reported as `bell`.
     ///
     /// # Errors
     /// As [`Interest::wait`].
@@ -176,8 +175,7 @@ impl Link {
         mut interest: Interest<T>,
         bell: T,
         backoff: &mut Backoff,
-        cap: Duration,
-        cap_in_flight: Duration,
+        caps: Caps,
     ) -> io::Result<Vec<Ready<T>>> {
         self.bell.ring();
         if let Some(fd) = self.bell.fd() {
@@ -192,13 +190,13 @@ impl Link {
         let timeout = if self.has_more {
             Duration::ZERO
         } else if self.bell.expects() {
-            backoff.step(cap.min(CAP_URGENT))
+            backoff.step(caps.unrung.min(CAP_URGENT))
         } else if self.expects || !self.bell.is_trusted() {
-            backoff.step(cap)
+            backoff.step(caps.unrung)
         } else if self.busy() {
-            backoff.step(cap_in_flight)
+            backoff.step(caps.in_flight)
         } else {
-            backoff.step_rung()
+            backoff.step_rung(caps.rung)
         };
         let ready = interest.wait(timeout)?;
         self.bell.waited(ready.is_empty(), timeout);
@@ -208,7 +206,7 @@ impl Link {
         }
         // Only a wait of full length relied on the bell alone. However often others wake us, a lost ring costs no more
         // than it would in silence.
-        self.is_quiet = timeout == CAP_RUNG && !ready.is_empty() && !is_rung && self.asked_at.elapsed() < CAP_RUNG;
+        self.is_quiet = timeout == caps.rung && !ready.is_empty() && !is_rung && self.asked_at.elapsed() < caps.rung;
         Ok(ready)
     }
 

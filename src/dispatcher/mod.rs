@@ -26,7 +26,7 @@ mod tokens;
 mod toolchains;
 
 use crate::batch::Batch;
-use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest, Ready};
+use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Caps, Interest, Ready};
 use crate::ids::Ids;
 use crate::jobs;
 use crate::link::Link;
@@ -210,14 +210,15 @@ impl Dispatcher {
                 backoff.reset();
             }
             self.give_last_frames();
-            let cap = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
+            let unrung = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
+            let caps = Caps { in_flight: CAP_IDLE, ..Caps::new(unrung) };
             let mut interest = Interest::default();
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
             self.places.interest(&mut interest);
             self.meter.enter(Part::Wait);
-            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap, CAP_IDLE)?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, caps)?;
             self.meter.enter(Part::Rest);
             if !ready.is_empty() {
                 backoff.reset();

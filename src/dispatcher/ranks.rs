@@ -2,7 +2,7 @@
 //! contents they have. Knows nothing of actions.
 
 use crate::dispatcher::queue::Rank;
-use crate::event::{Backoff, CAP_BUSY, Interest};
+use crate::event::{Backoff, CAP_BUSY, Caps, Interest};
 use crate::link::Link;
 use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId, ToRank};
 use anyhow::{Result, bail};
@@ -108,7 +108,7 @@ impl Ranks {
             }
             let mut interest = Interest::default();
             interest.add(signals.as_raw_fd(), false, Woken::Signal);
-            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, CAP_BUSY, CAP_BUSY)?;
+            let woken = link.wait(interest, Woken::Doorbell, &mut backoff, Caps::new(CAP_BUSY))?;
             if woken.iter().any(|woken| woken.token == Woken::Signal) {
                 return Ok(None);
             }

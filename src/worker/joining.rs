@@ -1,7 +1,7 @@
 //! How a worker rank joins the job and leaves it, and what it does instead of working when its host has no room.
 
 use super::{Options, SILENCE_MAX, Token};
-use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Interest};
+use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Caps, Interest};
 use crate::link::Link;
 use crate::wire::{self, FromRank, RankFacts, ToRank, Unfit};
 use anyhow::{Result, bail};
@@ -50,7 +50,7 @@ pub fn without_room(mut link: Link, signals: &UnixStream, why: &str) -> Result<(
         }
         let mut interest = Interest::default();
         interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_IDLE, CAP_IDLE)?;
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, Caps::new(CAP_IDLE))?;
         if woken.iter().any(|woken| woken.token == Token::Signal) {
             break;
         }
@@ -94,7 +94,7 @@ pub fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> 
         }
         let mut interest = Interest::default();
         interest.add(signals.as_raw_fd(), false, Token::Signal);
-        let woken = link.wait(interest, Token::Doorbell, &mut backoff, CAP_BUSY, CAP_BUSY)?;
+        let woken = link.wait(interest, Token::Doorbell, &mut backoff, Caps::new(CAP_BUSY))?;
         if woken.iter().any(|woken| woken.token == Token::Signal) {
             return Ok(None);
         }

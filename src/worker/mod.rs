@@ -14,7 +14,7 @@ mod task;
 mod toolchain;
 
 use crate::batch::Batch;
-use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_URGENT, Interest};
+use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, CAP_RUNG, CAP_URGENT, Caps, Interest};
 use crate::ids::Ids;
 use crate::link::Link;
 use crate::size::Size;
@@ -44,8 +44,8 @@ use toolchain::{Answer, Toolchains};
 /// Rank 0 silent for this long: the job is over. As long as rank 0 waits for a worker.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// Time between two looks at the free space while compiles run.
-const LOOK_AT_SPACE: Duration = Duration::from_millis(10);
+/// Time between two looks at the free space while compiles run: at least, and at most.
+const LOOK_AT_SPACE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 
 /// MPI messages handled in one turn, so that compilers that ask are not starved.
 const MESSAGES_PER_TURN: usize = 64;
@@ -177,19 +177,20 @@ impl Worker {
                 self.beat()?;
             }
             if !self.tasks.is_empty() && Instant::now() >= look_at {
-                look_at = Instant::now() + LOOK_AT_SPACE;
+                look_at = Instant::now() + LOOK_AT_SPACE[0];
                 self.look_at_space();
             }
             if (self.peers.is_busy() || !self.shipped.is_empty()) && self.mind_peers()? {
                 backoff.reset();
             }
-            let cap = if self.questions.any_open() || self.link.busy() {
+            let unrung = if self.questions.any_open() || self.link.busy() {
                 CAP_URGENT
             } else if self.tasks.is_empty() {
                 CAP_IDLE
             } else {
                 CAP_BUSY
             };
+            let rung = if self.tasks.is_empty() { CAP_RUNG } else { LOOK_AT_SPACE[1] };
             let mut interest = Interest::default();
             interest.add(signals.as_raw_fd(), false, Token::Signal);
             self.questions.interest(&mut interest, Token::Listener, Token::Asker);
@@ -197,7 +198,7 @@ impl Worker {
                 task.interest(&mut interest, Token::Ended(*action), |is_stderr| Token::Output(*action, is_stderr));
             }
             self.link.expect(self.peers.is_busy());
-            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, cap, cap)?;
+            let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, Caps { rung, ..Caps::new(unrung) })?;
             if !ready.is_empty() {
                 backoff.reset();
             }
