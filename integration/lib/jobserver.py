@@ -2,8 +2,8 @@
 
 usage: jobserver.py FOLDER SECONDS REPORT STRIKE COMMAND...
 
-Jobs are processes of FOLDER/step, FOLDER/slow/cc1 and FOLDER/fake/gcc, as /proc shows them every few ms; those below a
-rank are remote, the others local. Nothing that mpicc-proxy says of itself goes into the report, which is one line, "STATUS
+Jobs are processes of FOLDER/step, FOLDER/slow/cc1 and FOLDER/fake/gcc, as /proc shows them every few ms. Those in the
+command's session are local, the others remote: ranks have a session of their own, which also an orphan keeps. Nothing that mpicc-proxy says of itself goes into the report, which is one line, "STATUS
 LOCAL REMOTE SECONDS STRUCK CLIENTS": the command's exit status (or "late"), the most that ran at once of each, how many
 blows fell, and the most clients there were.
 
@@ -31,22 +31,6 @@ def program_of(pid):
         return ""
 
 
-def parent_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def is_below_a_rank(pid):
-    while pid > 1:
-        pid = parent_of(pid)
-        if program_of(pid).endswith("/mpicc-proxy-rank"):
-            return True
-    return False
-
-
 class Sample:
     """What runs now."""
 
@@ -55,15 +39,18 @@ class Sample:
         local, remote, self.clients = {}, {}, []
         for name in filter(str.isdigit, os.listdir("/proc")):
             program = program_of(name)
-            if program in jobs:
-                (remote if is_below_a_rank(int(name)) else local)[name] = program
-            elif program.endswith("/mpicc-proxy-client"):
-                try:
-                    if os.getsid(int(name)) == session:
-                        self.clients.append(int(name))
-                except ProcessLookupError:
-                    pass
-        # Looking takes time. Those that are still there have run at the same time; and one that ended is nobody's orphan.
+            is_client = program.endswith("/mpicc-proxy-client")
+            if program not in jobs and not is_client:
+                continue
+            try:
+                is_local = os.getsid(int(name)) == session
+            except ProcessLookupError:
+                continue
+            if not is_client:
+                (local if is_local else remote)[name] = program
+            elif is_local:
+                self.clients.append(int(name))
+        # Looking takes time. Those that are still there have run at the same time.
         self.compilers = sum("step" not in program for program in local.values())
         self.local, self.remote = (
             sum(program_of(name) == program for name, program in some.items()) for some in (local, remote)
