@@ -10,6 +10,8 @@ use crate::wire::{Bytes, Jobserver};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat, stat};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::SysconfVar;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,6 +111,13 @@ fn place(flags: &[u8]) -> Option<Place<'_>> {
         }
     });
     places.last()
+}
+
+/// How long ago a process began, of which /proc says so ([`Process::started`]).
+pub fn age_of(started: u64) -> Duration {
+    let ticks_per_s = nix::unistd::sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as u64;
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    since_boot.saturating_sub(Duration::from_millis(started * 1000 / ticks_per_s))
 }
 
 /// What /proc tells of a process.

@@ -15,7 +15,7 @@
 //! * A client that is done waits for its token for as long as tokens move. If none has moved for a while, make may hold
 //!   all of them for jobs that wait for this one (`-l`, a lock around the compiler): then the first goes, its token is a
 //!   debt, and the others wait twice as long. More haste would let make run more jobs here than it has tokens whenever
-//!   these are long.
+//!   these are long. Where it happens again and again nothing is lent ([`super::locks`]).
 //! * A client that dies has lent what make takes for free: make sees the end of the job. That is a debt, too.
 //! * Debts are paid with the next token that is to be had.
 
@@ -145,13 +145,13 @@ impl Broker {
     }
 
     /// Those that waited long enough; what they lent are debts now.
-    pub fn overdue(&mut self, now: Instant) -> Vec<ActionId> {
+    pub fn overdue(&mut self, now: Instant) -> Vec<(ActionId, JobserverId)> {
         let mut overdue = Vec::new();
         while let Some((action, jobserver)) = self.first_overdue(now) {
             self.abandon(action);
             let account = self.accounts.entry(jobserver).or_default();
             account.moved(account.stalls + 1, now);
-            overdue.push(action);
+            overdue.push((action, jobserver));
         }
         overdue
     }
@@ -213,6 +213,10 @@ mod tests {
         Instant::now()
     }
 
+    fn overdue(broker: &mut Broker, now: Instant) -> Vec<ActionId> {
+        broker.overdue(now).into_iter().map(|(action, _)| action).collect()
+    }
+
     #[test]
     fn a_token_goes_out_and_comes_back() {
         let mut broker = Broker::default();
@@ -261,7 +265,7 @@ mod tests {
         broker.lend(3, PIPE, (3, 0), now);
         broker.finish(1, Duration::from_millis(300), now);
         assert!(broker.overdue(now).is_empty());
-        assert_eq!(broker.overdue(now + Duration::from_millis(300)), [1]);
+        assert_eq!(broker.overdue(now + Duration::from_millis(300)), [(1, PIPE)]);
         broker.abandon(2);
         assert!(broker.is_owed(PIPE));
         assert_eq!(broker.lend(4, PIPE, (4, 0), now), Lending::PaidDebt);
@@ -291,9 +295,9 @@ mod tests {
         assert!(broker.overdue(at(58)).is_empty());
         assert_eq!(broker.lend(6, PIPE, (6, 0), at(58)), Lending::HandedTo(2));
         assert!(broker.overdue(at(87)).is_empty());
-        assert_eq!(broker.overdue(at(88)), [3], "one, and the others wait longer");
+        assert_eq!(broker.overdue(at(88)), [(3, PIPE)], "one, and the others wait longer");
         assert!(broker.overdue(at(147)).is_empty());
-        assert_eq!(broker.overdue(at(148)), [4]);
+        assert_eq!(broker.overdue(at(148)), [(4, PIPE)]);
         assert_eq!(broker.took(PIPE, at(150)), Some(5));
     }
 
@@ -357,7 +361,7 @@ mod tests {
                             let who = broker.took(PIPE, now);
                             released(who.as_slice(), &mut done, &mut pipe);
                         }
-                        released(&broker.overdue(now), &mut done, &mut pipe);
+                        released(&overdue(&mut broker, now), &mut done, &mut pipe);
                     }
                 }
                 let open = broker.lends.len() as i64;
@@ -371,8 +375,8 @@ mod tests {
                 broker.finish(id, Duration::ZERO, start);
                 done.push(id);
             }
-            released(&broker.overdue(start), &mut done, &mut pipe);
-            released(&broker.overdue(start + Duration::from_secs(1)), &mut done, &mut pipe);
+            released(&overdue(&mut broker, start), &mut done, &mut pipe);
+            released(&overdue(&mut broker, start + Duration::from_secs(1)), &mut done, &mut pipe);
             while broker.is_owed(PIPE) {
                 pipe -= 1;
                 assert_eq!(broker.took(PIPE, now()), None);

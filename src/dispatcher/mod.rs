@@ -14,6 +14,7 @@ mod folders;
 pub mod history;
 pub mod listing;
 mod local;
+mod locks;
 mod meter;
 mod places;
 pub mod queue;

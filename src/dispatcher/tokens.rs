@@ -6,8 +6,9 @@
 
 use super::broker::{Broker, JobserverId, Lending};
 use super::clients::{ClientId, Token};
+use super::locks::Locks;
 use crate::event::Interest;
-use crate::jobserver::open_end;
+use crate::jobserver::{age_of, open_end};
 use crate::wire::{ActionId, Jobserver, ToClient, TokenCounts};
 use nix::fcntl::OFlag;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ const PATIENCE_LOCAL: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Tokens {
     broker: Broker,
+    locks: Locks,
     read_ends: BTreeMap<JobserverId, OwnedFd>,
     /// Last frames of clients that are done, until they have their token.
     held: BTreeMap<ActionId, (ClientId, ToClient)>,
@@ -57,11 +59,15 @@ impl Tokens {
 
     fn try_lend(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'static str> {
         let Jobserver { id, read, write, job } = jobserver;
+        let now = Instant::now();
+        if !self.locks.allow(*id, age_of(job.1), PATIENCE, now) {
+            return Err("jobs-wait-for-each-other");
+        }
         if !self.read_ends.contains_key(id) {
             let end = open_end(read, OFlag::O_RDONLY, *id).ok_or("jobserver-unreachable")?;
             self.read_ends.insert(*id, end);
         }
-        match self.broker.lend(action, *id, *job, Instant::now()) {
+        match self.broker.lend(action, *id, *job, now) {
             Lending::Write => {
                 let written = open_end(write, OFlag::O_WRONLY, *id)
                     .is_some_and(|end| nix::unistd::write(&end, b"+").is_ok_and(|bytes| bytes == 1));
@@ -139,9 +145,12 @@ impl Tokens {
     /// Lets those go that waited long enough.
     pub fn release_overdue(&mut self) {
         if !self.held.is_empty() {
-            let overdue = self.broker.overdue(Instant::now());
-            self.counts.late += overdue.len() as u64;
-            self.release(overdue);
+            let now = Instant::now();
+            for (action, jobserver) in self.broker.overdue(now) {
+                self.counts.late += 1;
+                self.locks.gave_up(jobserver, now);
+                self.release([action]);
+            }
         }
     }
 
