@@ -78,9 +78,11 @@ impl Place {
             .env("XDG_RUNTIME_DIR", self.at("run"))
             .env("FAKE", self.dir.path())
             .stdin(Stdio::null());
-        // Whoever runs the tests may ignore it (nohup).
-        // SAFETY: signal(2) is async-signal-safe.
-        unsafe { command.pre_exec(|| Ok(nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigDfl).map(drop)?)) };
+        // Whoever runs the tests may ignore them (nohup, a shell's background).
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: signal(2) is async-signal-safe.
+            unsafe { command.pre_exec(move || Ok(nix::sys::signal::signal(signal, SigHandler::SigDfl).map(drop)?)) };
+        }
         command
     }
 
