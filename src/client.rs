@@ -31,7 +31,7 @@ const EXIT_USAGE: u8 = 64;
 /// As a shell's: the driver could not be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 
-/// A dispatcher that says nothing for this long is stuck or stopped: it beats every 10 s.
+/// A dispatcher that says nothing for this long is stuck or stopped: it shows life every [`crate::wire::SIGN_OF_LIFE`].
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often a waiting client looks whether another one has given up already.

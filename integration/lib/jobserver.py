@@ -3,9 +3,9 @@
 usage: jobserver.py FOLDER SECONDS REPORT STRIKE COMMAND...
 
 Jobs are processes of FOLDER/step, FOLDER/slow/cc1 and FOLDER/fake/gcc, as /proc shows them every few ms. Those in the
-command's session are local, the others remote: ranks have a session of their own, which also an orphan keeps. Nothing that mpicc-proxy says of itself goes into the report, which is one line, "STATUS
-LOCAL REMOTE SECONDS STRUCK CLIENTS": the command's exit status (or "late"), the most that ran at once of each, how many
-blows fell, and the most clients there were.
+command's session are local, the others remote: ranks have a session of their own, which also an orphan keeps. Nothing that
+mpicc-proxy says of itself goes into the report, which is one line, "STATUS LOCAL REMOTE SECONDS STRUCK CLIENTS": the
+command's exit status (or "late"), the most that ran at once of each, how many blows fell, and the most clients there were.
 
 STRIKE: none, int or term (the signal, to the command and all in its process group, or to it alone, when all is in full
 swing), rank:PID (SIGKILL, likewise), stop:PID (SIGTERM), freeze:PID (SIGSTOP, and SIGCONT when a job has been running here

@@ -48,11 +48,11 @@ pub enum Lending {
 struct Lend {
     jobserver: JobserverId,
     job: Job,
-    waiting: Option<Waiting>,
 }
 
 /// A client wants its token back.
 struct Waiting {
+    action: ActionId,
     since: Instant,
     /// Without a token that moves.
     patience: Duration,
@@ -61,7 +61,7 @@ struct Waiting {
 #[derive(Default)]
 struct Account {
     jobs: BTreeSet<Job>,
-    waiting: VecDeque<ActionId>,
+    waiting: VecDeque<Waiting>,
     debts: u32,
     /// When a token moved last, or a client went without.
     moved: Option<Instant>,
@@ -70,6 +70,10 @@ struct Account {
 }
 
 impl Account {
+    fn first_waiting(&self) -> Option<ActionId> {
+        self.waiting.front().map(|waiting| waiting.action)
+    }
+
     /// Has a client waited long enough? Whoever waited as others went without waits twice as long for each of them.
     fn is_overdue(&self, waiting: &Waiting, now: Instant) -> bool {
         let until = match self.moved.filter(|moved| *moved >= waiting.since) {
@@ -98,8 +102,8 @@ impl Broker {
         if !account.jobs.insert(job) {
             return Lending::Refused;
         }
-        self.lends.insert(action, Lend { jobserver, job, waiting: None });
-        if let Some(waiting) = account.waiting.front().copied() {
+        self.lends.insert(action, Lend { jobserver, job });
+        if let Some(waiting) = account.first_waiting() {
             account.moved(0, now);
             self.end(waiting);
             return Lending::HandedTo(waiting);
@@ -119,9 +123,9 @@ impl Broker {
 
     /// The client of `action` wants its token. `true`: it has it. `false`: it waits.
     pub fn finish(&mut self, action: ActionId, patience: Duration, now: Instant) -> bool {
-        let Some(lend) = self.lends.get_mut(&action) else { return true };
-        lend.waiting = Some(Waiting { since: now, patience });
-        self.accounts.entry(lend.jobserver).or_default().waiting.push_back(action);
+        let Some(lend) = self.lends.get(&action) else { return true };
+        let account = self.accounts.entry(lend.jobserver).or_default();
+        account.waiting.push_back(Waiting { action, since: now, patience });
         false
     }
 
@@ -136,7 +140,7 @@ impl Broker {
     pub fn took(&mut self, jobserver: JobserverId, now: Instant) -> Option<ActionId> {
         let account = self.accounts.get_mut(&jobserver)?;
         account.moved(0, now);
-        let Some(action) = account.waiting.front().copied() else {
+        let Some(action) = account.first_waiting() else {
             account.debts = account.debts.checked_sub(1).expect("only what is owed is taken");
             return None;
         };
@@ -157,18 +161,19 @@ impl Broker {
     }
 
     fn first_overdue(&self, now: Instant) -> Option<(ActionId, JobserverId)> {
-        let waiting = |action| self.lends.get(action).and_then(|lend| lend.waiting.as_ref());
         self.accounts.iter().find_map(|(jobserver, account)| {
-            let mut actions = account.waiting.iter();
-            let action = actions.find(|action| waiting(action).is_some_and(|one| account.is_overdue(one, now)))?;
-            Some((*action, *jobserver))
+            let overdue = account.waiting.iter().find(|waiting| account.is_overdue(waiting, now))?;
+            Some((overdue.action, *jobserver))
         })
     }
 
     /// Nobody writes to the jobserver any more. The clients that waited for it.
     pub fn closed(&mut self, jobserver: JobserverId) -> Vec<ActionId> {
         self.lends.retain(|_, lend| lend.jobserver != jobserver);
-        self.accounts.remove(&jobserver).map(|account| account.waiting.into()).unwrap_or_default()
+        self.accounts
+            .remove(&jobserver)
+            .map(|account| account.waiting.into_iter().map(|waiting| waiting.action).collect())
+            .unwrap_or_default()
     }
 
     /// A token is to be taken from it as soon as there is one.
@@ -194,7 +199,7 @@ impl Broker {
         let Lend { jobserver, job, .. } = self.lends.remove(&action)?;
         if let Some(account) = self.accounts.get_mut(&jobserver) {
             account.jobs.remove(&job);
-            account.waiting.retain(|waiting| *waiting != action);
+            account.waiting.retain(|waiting| waiting.action != action);
         }
         Some(jobserver)
     }

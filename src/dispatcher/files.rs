@@ -62,8 +62,6 @@ struct RecordState {
 /// The head's tree.
 pub struct HeadTree {
     epoch: u32,
-    /// All that is looked at between two questions.
-    round: u64,
     /// A question that no round has begun for.
     asked: bool,
     folders: Folders,
@@ -86,7 +84,6 @@ impl HeadTree {
     pub fn with_capacity(ids_max: u32) -> HeadTree {
         HeadTree {
             epoch: 1,
-            round: 0,
             asked: true,
             folders: Folders::default(),
             path_ids: HashMap::new(),
@@ -154,7 +151,6 @@ impl HeadTree {
     /// records a new epoch starts, and all ids handed out before are void.
     pub fn reserve(&mut self, needed: usize) {
         if std::mem::take(&mut self.asked) {
-            self.round += 1;
             self.folders.begin_round();
         }
         if self.records.len() + needed > self.ids_max as usize {
@@ -170,7 +166,7 @@ impl HeadTree {
     /// Call [`HeadTree::reserve`] first.
     pub fn validate(&mut self, path: PathId) -> RecordId {
         let state = &mut self.paths[path.0 as usize];
-        let is_fresh = std::mem::replace(&mut state.validated_in, self.round) == self.round;
+        let is_fresh = std::mem::replace(&mut state.validated_in, self.folders.round()) == self.folders.round();
         let is_complete = state.record.is_some_and(|id| {
             let known = &self.records[id as usize].record;
             let has_content = is_regular(&known.stat) || is_directory(&known.stat);

@@ -79,6 +79,11 @@ impl Folders {
         self.past = Past::now();
     }
 
+    /// The number of the round.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
     /// The folder that `path`, which is absolute, lies in; `None` for what lies in `/`, which nobody replaces.
     pub fn of(&mut self, path: &[u8]) -> Option<FolderId> {
         let slash = path.iter().rposition(|byte| *byte == b'/').filter(|at| *at > 0)?;

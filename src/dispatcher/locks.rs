@@ -46,14 +46,21 @@ impl Locks {
         (suspect.gave_up, suspect.is_told) = (now, false);
     }
 
-    /// May a compile of a job that began `age` ago lend its token? `patience`: how long clients wait for theirs.
-    pub fn allow(&mut self, jobserver: JobserverId, age: Duration, patience: Duration, now: Instant) -> bool {
+    /// May a compile lend its token whose job began `age` ago (asked for only where it matters)? `patience`: how long clients
+    /// wait for theirs.
+    pub fn allow(
+        &mut self,
+        jobserver: JobserverId,
+        age: impl FnOnce() -> Duration,
+        patience: Duration,
+        now: Instant,
+    ) -> bool {
         let Some(suspect) = self.suspects.get_mut(&jobserver) else { return true };
         if !std::mem::replace(&mut suspect.is_told, true) {
-            let is_sign = now.saturating_duration_since(suspect.gave_up) < AT_ONCE && age >= patience;
+            let is_sign = now.saturating_duration_since(suspect.gave_up) < AT_ONCE && age() >= patience;
             suspect.signs = if is_sign { suspect.signs + 1 } else { 0 };
             if let Some(rests) = suspect.signs.checked_sub(SIGNS) {
-                suspect.rests_until = now + (REST * (1 << rests.min(8))).min(REST_MAX);
+                suspect.rests_until = now + REST.saturating_mul(2u32.saturating_pow(rests)).min(REST_MAX);
             }
         }
         suspect.rests_until <= now
@@ -77,14 +84,14 @@ mod tests {
         let mut locks = Locks::default();
         let mut one = |at: u64| {
             locks.gave_up(PIPE, start + seconds(at));
-            locks.allow(PIPE, PATIENCE, PATIENCE, start + seconds(at) + AT_ONCE / 2)
+            locks.allow(PIPE, || PATIENCE, PATIENCE, start + seconds(at) + AT_ONCE / 2)
         };
         assert_eq!([one(0), one(5)], [true, false]);
-        let at = |at: u64, locks: &mut Locks| locks.allow(PIPE, seconds(9), PATIENCE, start + seconds(at));
+        let at = |at: u64, locks: &mut Locks| locks.allow(PIPE, || seconds(9), PATIENCE, start + seconds(at));
         assert!(!at(34, &mut locks) && at(36, &mut locks), "30 s");
         locks.gave_up(PIPE, start + seconds(41));
         assert!(!at(41, &mut locks) && !at(100, &mut locks) && at(101, &mut locks), "then 60 s");
-        assert!(locks.allow((1, 3), seconds(9), PATIENCE, start + seconds(42)), "another build");
+        assert!(locks.allow((1, 3), || seconds(9), PATIENCE, start + seconds(42)), "another build");
     }
 
     #[test]
@@ -95,8 +102,8 @@ mod tests {
             let now = start + seconds(10 * turn);
             locks.gave_up(PIPE, now);
             let (age, later) = if turn % 2 == 0 { (Duration::ZERO, Duration::ZERO) } else { (seconds(9), AT_ONCE) };
-            assert!(locks.allow(PIPE, age, PATIENCE, now + later));
-            assert!(locks.allow(PIPE, seconds(9), PATIENCE, now + later), "what comes afterwards says nothing");
+            assert!(locks.allow(PIPE, || age, PATIENCE, now + later));
+            assert!(locks.allow(PIPE, || seconds(9), PATIENCE, now + later), "what comes afterwards says nothing");
         }
     }
 

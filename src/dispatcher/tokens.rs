@@ -60,7 +60,7 @@ impl Tokens {
     fn try_lend(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'static str> {
         let Jobserver { id, read, write, job } = jobserver;
         let now = Instant::now();
-        if !self.locks.allow(*id, age_of(job.1), PATIENCE, now) {
+        if !self.locks.allow(*id, || age_of(job.1), PATIENCE, now) {
             return Err("jobs-wait-for-each-other");
         }
         if !self.read_ends.contains_key(id) {

@@ -225,14 +225,13 @@ impl Store {
             self.paths.insert(name, (Arc::clone(knowledge.names.path(name)), Some(id)));
         }
         let renamed = |id: PathNumber| names.get(&id).copied();
-        let malformed = || BadFile("a set of paths is malformed");
+        let in_names = |set: &[PathNumber]| sets::encode(&set.iter().copied().filter_map(renamed).collect::<Vec<_>>());
         let mut bases: HashMap<i64, (u32, Vec<PathNumber>)> = HashMap::new();
         let mut statement = snapshot.prepare("SELECT id, paths FROM bases")?;
         let mut cursor = statement.query([])?;
         while let Some(row) = cursor.next()? {
             let set = sets::decode(row.get_ref(1)?.as_blob()?).ok_or_else(malformed)?;
-            let in_names: Vec<Name> = set.iter().copied().filter_map(renamed).collect();
-            bases.insert(row.get(0)?, (knowledge.recall_base(sets::encode(&in_names)), set));
+            bases.insert(row.get(0)?, (knowledge.recall_base(in_names(&set)), set));
         }
         let mut latest = HashMap::new();
         let mut statement =
@@ -247,10 +246,7 @@ impl Store {
             let base: Option<i64> = row.get(5)?;
             let blob = row.get_ref(6)?.as_blob()?;
             let (base, paths) = match base {
-                None => {
-                    let used = sets::decode(blob).ok_or_else(malformed)?;
-                    (None, sets::encode(&used.into_iter().filter_map(renamed).collect::<Vec<_>>()))
-                }
+                None => (None, in_names(&sets::decode(blob).ok_or_else(malformed)?)),
                 Some(id) => {
                     let Some((index, _)) = bases.get(&id) else { continue };
                     latest.insert((driver, cwd), id);
@@ -415,7 +411,7 @@ fn evict(transaction: &Connection) -> Result<bool> {
     let mut statement = transaction.prepare("SELECT id, paths FROM bases")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let set = sets::decode(row.get_ref(1)?.as_blob()?).ok_or(BadFile("a set of paths is malformed"))?;
+        let set = sets::decode(row.get_ref(1)?.as_blob()?).ok_or_else(malformed)?;
         needed.extend(&set);
         bases.insert(row.get::<_, i64>(0)?, set);
     }
@@ -430,7 +426,7 @@ fn evict(transaction: &Connection) -> Result<bool> {
             None => sets::decode(blob),
             Some(id) => bases.get(&id).and_then(|base| sets::apply(base, blob)),
         };
-        needed.extend(set.ok_or(BadFile("a set of paths is malformed"))?);
+        needed.extend(set.ok_or_else(malformed)?);
     }
     let mut statement = transaction.prepare("SELECT path, id FROM paths")?;
     let mut rows = statement.query([])?;
@@ -446,6 +442,10 @@ fn evict(transaction: &Connection) -> Result<bool> {
     }
     transaction.execute("UPDATE numbers SET value = value + 1 WHERE name = 'generation'", [])?;
     Ok(gone > 0)
+}
+
+fn malformed() -> BadFile {
+    BadFile("a set of paths is malformed")
 }
 
 fn bytes_used(connection: &Connection) -> Result<u64> {
