@@ -2,12 +2,15 @@
 //! [`Failure`] that says it in a sentence.
 
 use crate::connection::Connection;
+use crate::doctor;
 use crate::driver;
+use crate::environment;
 use crate::error::{Failure, exit};
 use crate::keeper;
 use crate::masquerade;
 use crate::paths::{self, Installation};
 use crate::ranks::RankOptions;
+use crate::script;
 use crate::session;
 use crate::signals;
 use crate::status;
@@ -42,6 +45,7 @@ const HELP: &str = "\
 Start here:
   mpicc-proxy run -- make                 inside an allocation, or on one machine
   mpicc-proxy explain -- gcc -c x.c       would this run on a rank, and if not, why
+  mpicc-proxy doctor                      what would make a session fail here, or crawl
 
 Or start the ranks once, and build in another shell as often as you like:
   mpiexec -n 9 mpicc-proxy dispatch
@@ -104,6 +108,27 @@ Exit status:
   0    explained, whatever the verdict
   2    the command line makes no sense";
 
+const DOCTOR_HELP: &str = "\
+Ranks are started as `run` would start them, say what they see, and end. One finding a line (`ok`, `warning`, `error`,
+a name that is never changed, a sentence), with what follows from it and what to do below it.
+
+Exit status:
+  0    no error was found
+  1    something was found that makes sessions fail, or leaves most of the allocation idle
+  2    the command line makes no sense
+  130  Ctrl-C (128+N: signal N)
+
+The ranks may take 60 s; MPICC_PROXY_START_TIMEOUT_S=N allows more.";
+
+const SCRIPT_HELP: &str = "\
+The script goes to stdout:
+  mpicc-proxy script slurm --nodes 8 --time 1h -- make >build.sbatch && sbatch build.sbatch
+
+Exit status:
+  0    printed
+  2    the command line makes no sense
+  70   this program's own path is not known";
+
 const STATUS_HELP: &str = "\
 Exit status:
   0    printed
@@ -144,7 +169,13 @@ enum Action {
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Print the numbers of the running dispatcher
+    /// Find what would make a session on this machine or in this allocation fail, or crawl
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(doctor::Options),
+    /// Print a batch script that runs a build in an allocation of its own
+    #[command(after_help = SCRIPT_HELP)]
+    Script(script::Options),
+    /// Print the numbers of the running dispatcher, and which rank is on which host
     #[command(after_help = STATUS_HELP)]
     Status {
         /// Print one JSON object, as `run --stats` writes it
@@ -155,7 +186,11 @@ enum Action {
     },
     /// See to the removal of a session's folder on this host, when all its ranks are gone (ranks start this)
     #[command(name = keeper::COMMAND, hide = true)]
-    Keep { folder: PathBuf },
+    Keep {
+        folder: PathBuf,
+        #[arg(long)]
+        returns: bool,
+    },
     /// End the running dispatcher and all its ranks
     #[command(after_help = STOP_HELP)]
     Stop {
@@ -183,9 +218,14 @@ pub fn main(argv: Vec<OsString>) -> u8 {
         Action::Dispatch(options) => Err(dispatch(&options)),
         Action::Exec { command } => Err(masquerade::exec(&command)),
         Action::Explain { json, command } => explain(json, &command),
+        Action::Doctor(options) => doctor::examine(&options).map(|(text, status)| {
+            print(text.as_bytes());
+            status
+        }),
+        Action::Script(options) => print_script(&options),
         Action::Status { json, dispatcher } => print_status(json, &dispatcher.path()),
         Action::Stop { dispatcher } => stop(&dispatcher.path()),
-        Action::Keep { folder } => keep(&folder),
+        Action::Keep { folder, returns } => keep(&folder, returns),
     })
 }
 
@@ -197,8 +237,8 @@ fn report(outcome: Result<u8, Failure>) -> u8 {
 }
 
 /// Prints to stdout. A reader that went away (`| head`) is no error.
-fn print(text: &str) -> u8 {
-    let _ = io::stdout().write_all(text.as_bytes());
+fn print(text: &[u8]) -> u8 {
+    let _ = io::stdout().write_all(text);
     0
 }
 
@@ -223,10 +263,16 @@ fn explain(json: bool, command: &[OsString]) -> Result<u8, Failure> {
     let path = paths::find_command(&command[0], std::env::var_os("PATH").as_deref(), |_| true);
     let path = path.map_or_else(|_| command[0].clone(), PathBuf::into_os_string);
     let driver = driver::driver_at(path.as_bytes());
-    let verdict = driver.map(|driver| driver::classify(driver, &arguments, &mut read));
+    let verdict = driver.map(|driver| match driver::classify(driver, &arguments, &mut read) {
+        remote @ driver::Verdict::Remote(_) => {
+            let environment = environment::without_our_preload(environment::entries());
+            driver::keeps_here(&environment).map_or(remote, driver::Verdict::Local)
+        }
+        verdict => verdict,
+    });
     let lossy = String::from_utf8_lossy(name);
     let sentence = "it is not a compiler driver that mpicc-proxy knows";
-    Ok(print(&match (verdict, json) {
+    let text = match (verdict, json) {
         (Some(verdict), false) => driver::explain_text(&verdict) + "\n",
         (Some(verdict), true) => format!("{:#}\n", driver::explain_json(&verdict)),
         (None, false) => format!("local (not-a-driver): {sentence}: {lossy}\n"),
@@ -236,7 +282,14 @@ fn explain(json: bool, command: &[OsString]) -> Result<u8, Failure> {
             });
             format!("{object:#}\n")
         }
-    }))
+    };
+    Ok(print(text.as_bytes()))
+}
+
+fn print_script(options: &script::Options) -> Result<u8, Failure> {
+    let program = Installation::of_this_program().and_then(|installation| installation.command());
+    let program = program.map_err(|e| Failure::new(exit::NO_RANKS, e.to_string()))?;
+    Ok(print(&script::script(options, &program)))
 }
 
 impl Dispatcher {
@@ -267,15 +320,16 @@ fn print_status(json: bool, socket: &Path) -> Result<u8, Failure> {
     let stats = Connection::open(socket)
         .and_then(|mut connection| status::fetch(&mut connection, answer_deadline()))
         .map_err(|e| no_dispatcher(socket, &e))?;
-    Ok(print(&match json {
+    let text = match json {
         true => format!("{:#}\n", status::json(&stats, true)),
         false => status::table(&stats),
-    }))
+    };
+    Ok(print(text.as_bytes()))
 }
 
-fn keep(folder: &Path) -> Result<u8, Failure> {
+fn keep(folder: &Path, returns: bool) -> Result<u8, Failure> {
     let explain = |e: io::Error| Failure::new(exit::USAGE, format!("cannot keep {}: {e}", folder.display()));
-    keeper::keep(folder).map(|()| 0).map_err(explain)
+    keeper::keep(folder, returns).map(|()| 0).map_err(explain)
 }
 
 fn stop(socket: &Path) -> Result<u8, Failure> {
@@ -364,6 +418,7 @@ mod tests {
             local_jobs: Some(5),
             ready_file: Some("r".into()),
             history: Some("h".into()),
+            session: Some("s".into()),
         };
         let words = [vec!["rank".into()], options.to_arguments()].concat();
         let back = Rank::try_parse_from(words).unwrap().options;

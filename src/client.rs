@@ -1,6 +1,7 @@
 //! One intercepted driver: classify, ask the dispatcher, publish the result, exit with the compiler's status. Whatever
 //! goes wrong on the way, it becomes the real driver instead; the build cannot tell.
 
+use crate::comeback;
 use crate::connection::Connection;
 use crate::driver::native::{self, Question};
 use crate::driver::{self, Cause, Compile, Reason, Verdict};
@@ -17,10 +18,11 @@ use mpicc_proxy_abi::{env, step};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -41,12 +43,23 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// may all be held by jobs that wait for this one, which then has to go on without.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often a client asks another dispatcher when one is gone. More, and a compile that kills dispatchers kills them all.
+const RETURNS_MAX: u32 = 2;
+
+/// The reason of a compile whose dispatcher is stuck. It would not be the last to wait for nothing.
+const SILENT: &str = "dispatcher-silent";
+
 /// Why a compile that was meant for a rank runs here.
 struct Fallback {
     reason: String,
     detail: String,
     /// The dispatcher counted it already, or cannot.
     counted: bool,
+}
+
+/// Nobody has counted it yet.
+fn uncounted(reason: &str, error: io::Error) -> Fallback {
+    Fallback { reason: reason.to_owned(), detail: error.to_string(), counted: false }
 }
 
 /// What goes to a rank instead of what the client was given.
@@ -73,17 +86,8 @@ pub fn main() -> ExitCode {
         );
         return EXIT_USAGE.into();
     };
-    let environment = without_our_preload(without(environment::entries(), &env::INTERNAL));
+    let environment = environment::without_our_preload(without(environment::entries(), &env::INTERNAL));
     Client { driver, argv: std::env::args_os().collect(), environment }.run(laps, start_us)
-}
-
-/// The hook takes our entry out of LD_PRELOAD; who starts the client by another road (`exec`, a symlink) does not.
-fn without_our_preload(entries: Vec<Bytes>) -> Vec<Bytes> {
-    let clean = |entry: Bytes| match environment::value_of(&entry, env::LD_PRELOAD) {
-        Some(value) => environment::preload_without_ours(value).map(|rest| [env::LD_PRELOAD, b"=", &rest].concat()),
-        None => Some(entry),
-    };
-    entries.into_iter().filter_map(clean).collect()
 }
 
 fn without(mut entries: Vec<Bytes>, names: &[&[u8]]) -> Vec<Bytes> {
@@ -105,7 +109,7 @@ impl Client {
             Err(reason) => {
                 let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
                 self.log("local", reason.name(), &detail);
-                self.enter_locally(reason.name(), reason.is_work());
+                self.enter_locally(reason.name(), reason.is_work(), RETURNS_MAX);
                 return self.become_driver();
             }
         };
@@ -212,41 +216,21 @@ impl Client {
 
     /// The exit status, and how many questions the compile had to ask.
     fn run_remotely(&self, prepared: Prepared, mut laps: Laps, start_us: u64) -> Result<(ExitCode, u64), Fallback> {
-        let uncounted = |reason: &str, error: io::Error| Fallback {
-            reason: reason.to_owned(),
-            detail: error.to_string(),
-            counted: false,
-        };
         let invocation = self.invocation(prepared).map_err(|error| uncounted("no-working-directory", error))?;
         let umask = invocation.umask;
         let has_stdin = invocation.stdin.is_some();
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);
         if silent.exists() {
-            return Err(uncounted("dispatcher-silent", io::ErrorKind::TimedOut.into()));
+            return Err(uncounted(SILENT, io::ErrorKind::TimedOut.into()));
         }
         let parse_us = laps.lap_us();
-        let mut connection = Connection::open(&socket).map_err(|error| uncounted("no-dispatcher", error))?;
-        let place = self.place();
-        let request = ToDispatcher::Compile { invocation: Box::new(invocation), place: place.clone() };
-        connection.send(&request).map_err(|error| uncounted("dispatcher-gone", error))?;
-        let ask_us = laps.lap_us();
-        let mut lent = false;
-        let answer = receive(&mut connection, &silent, &mut lent).map_err(|error| {
-            // Nobody else will take it, and what runs here from now on needs it. A dispatcher that lives after all has to
-            // know that first.
-            if lent && let Place::Token(jobserver) = &place {
-                let _ = connection.send(&ToDispatcher::TakesBack);
-                jobserver::take(jobserver, TOKEN_PATIENCE);
-            }
-            match error.kind() {
-                io::ErrorKind::TimedOut => uncounted("dispatcher-silent", error),
-                _ => uncounted("dispatcher-gone", error),
-            }
-        })?;
+        let request = ToDispatcher::Compile { invocation: Box::new(invocation), place: self.place(), lent: false };
+        let request = CompileRequest { socket, silent, request };
+        let Answered { mut connection, ask_us, answer } = request.ask(&mut laps)?;
         let (result, received) = match answer {
             Answer::Result(result, received) => (result, received),
-            Answer::RunLocally(reason) => return Err(Fallback { reason, detail: String::new(), counted: true }),
+            Answer::RunLocally { reason, detail } => return Err(Fallback { reason, detail, counted: true }),
         };
         let wait_us = laps.lap_us();
         let code = match result.exit {
@@ -292,14 +276,16 @@ impl Client {
         }
         self.log("local", reason, detail);
         if !counted {
-            self.enter_locally(reason, true);
+            // It has waited for another dispatcher already, if one was promised.
+            self.enter_locally(reason, true, 0);
         }
         self.become_driver()
     }
 
     /// Tells the dispatcher, if there is one, that this invocation runs here, and waits for a slot if it is work that no
-    /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait.
-    fn enter_locally(&self, reason: &str, is_work: bool) {
+    /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait. `returns`: how often
+    /// another one is asked when it is gone.
+    fn enter_locally(&self, reason: &str, is_work: bool, returns: u32) {
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);
         if silent.exists() {
@@ -307,12 +293,20 @@ impl Client {
         }
         let slot = (is_work && !jobserver::is_named(&self.environment)).then(|| self.slot());
         let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us(), slot };
-        // Without an answer it runs all the same.
-        let _ = Connection::open(&socket).and_then(|mut connection| {
+        let tell = || {
+            let mut connection = Connection::open(&socket)?;
             connection.send(&note)?;
             while slot.is_some() && !matches!(receive_from_living(&mut connection, &silent)?.0, ToClient::Go) {}
             Ok(())
-        });
+        };
+        // Without an answer it runs all the same.
+        let mut told: io::Result<()> = tell();
+        for _ in 0..returns {
+            if told.is_ok() || slot.is_none() || silent.exists() || !comeback::wait(&socket) {
+                return;
+            }
+            told = tell();
+        }
     }
 
     /// Executes the real driver in this process: same pid, same descriptors, same parent.
@@ -348,9 +342,65 @@ impl Client {
         );
         // Where it would exceed a limit on the size of files (RLIMIT_FSIZE), the line is lost, and not the compile.
         let _ = signals::without_limit_signal(|| {
-            let file = OpenOptions::new().append(true).create(true).open(path);
+            // Nobody may be reading a FIFO.
+            let file = OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path);
             file.and_then(|mut file| file.write_all(line.as_bytes()))
         });
+    }
+}
+
+/// A compile that a dispatcher is asked for.
+struct CompileRequest {
+    socket: PathBuf,
+    silent: PathBuf,
+    request: ToDispatcher,
+}
+
+/// What comes of it, and the connection it came by.
+struct Answered {
+    connection: Connection,
+    /// CPU of connecting and asking.
+    ask_us: u64,
+    answer: Answer,
+}
+
+impl CompileRequest {
+    /// Asks, and asks the next dispatcher where one is promised to take the place of one that is gone.
+    fn ask(mut self, laps: &mut Laps) -> Result<Answered, Fallback> {
+        let mut returns = 0;
+        loop {
+            let fallback = match self.ask_once(laps) {
+                Err(fallback) => fallback,
+                answered => return answered,
+            };
+            if fallback.reason != SILENT && returns < RETURNS_MAX && comeback::wait(&self.socket) {
+                returns += 1;
+                continue;
+            }
+            if let ToDispatcher::Compile { place: Place::Token(jobserver), lent: true, .. } = &self.request {
+                // Nobody else will take it, and what runs here from now on needs it.
+                jobserver::take(jobserver, TOKEN_PATIENCE);
+            }
+            return Err(fallback);
+        }
+    }
+
+    fn ask_once(&mut self, laps: &mut Laps) -> Result<Answered, Fallback> {
+        let mut connection = Connection::open(&self.socket).map_err(|error| uncounted("no-dispatcher", error))?;
+        connection.send(&self.request).map_err(|error| uncounted("dispatcher-gone", error))?;
+        let ask_us = laps.lap_us();
+        let ToDispatcher::Compile { lent, .. } = &mut self.request else { unreachable!("it is made of nothing else") };
+        match receive(&mut connection, &self.silent, lent) {
+            Ok(answer) => Ok(Answered { connection, ask_us, answer }),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                if *lent {
+                    // A dispatcher that lives after all has to know first that its client takes the token itself.
+                    let _ = connection.send(&ToDispatcher::TakesBack);
+                }
+                Err(uncounted(SILENT, error))
+            }
+            Err(error) => Err(uncounted("dispatcher-gone", error)),
+        }
     }
 }
 
@@ -364,7 +414,7 @@ struct Received {
 
 enum Answer {
     Result(ActionResult, Received),
-    RunLocally(String),
+    RunLocally { reason: String, detail: String },
 }
 
 /// The next message of a dispatcher that is alive; `TimedOut` when it is not, which `silent` then tells the others.
@@ -411,7 +461,7 @@ fn receive(connection: &mut Connection, silent: &Path, lent: &mut bool) -> io::R
                 received.outputs.resize_with(result.outputs.len(), Vec::new);
                 return Ok(Answer::Result(result, received));
             }
-            ToClient::RunLocally { reason } => return Ok(Answer::RunLocally(reason)),
+            ToClient::RunLocally { reason, detail } => return Ok(Answer::RunLocally { reason, detail }),
             ToClient::Status(_) | ToClient::Stopping | ToClient::Go | ToClient::Parallelism { .. } => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"));
             }
@@ -451,7 +501,12 @@ fn read_response_file(path: &[u8]) -> io::Result<Vec<u8>> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    std::fs::read(path)
+    let mut content = Vec::new();
+    File::open(path)?.take(driver::RESPONSE_BYTES_MAX as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > driver::RESPONSE_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(content)
 }
 
 /// Limits that a compile could run into, if they are narrower than what systems come with.

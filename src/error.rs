@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Exit statuses, documented in `--help`. Where sysexits.h has one, it is that.
 pub mod exit {
+    /// `doctor` found what makes a session fail.
+    pub const ERRORS_FOUND: u8 = 1;
     /// The command line makes no sense.
     pub const USAGE: u8 = 2;
     /// EX_UNAVAILABLE: there is no dispatcher.

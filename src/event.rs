@@ -104,6 +104,12 @@ impl<T: Copy> Interest<T> {
         self.fds.push((fd, output, token));
     }
 
+    /// What is waited for.
+    #[cfg(test)]
+    pub fn tokens(&self) -> impl Iterator<Item = T> {
+        self.fds.iter().map(|(_, _, token)| *token)
+    }
+
     /// Waits until a descriptor is ready or `timeout` is over. Hang-ups and errors count as readable: reading tells.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ fn place(flags: &[u8]) -> Option<Place<'_>> {
 pub fn age_of(started: u64) -> Duration {
     let ticks_per_s = nix::unistd::sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as u64;
     let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    since_boot.saturating_sub(Duration::from_millis(started * 1000 / ticks_per_s))
+    since_boot.saturating_sub(Duration::from_millis(started.saturating_mul(1000) / ticks_per_s))
 }
 
 /// What /proc tells of a process.
@@ -222,6 +222,12 @@ mod tests {
         for (flags, expected) in table {
             assert_eq!(place(flags), expected, "{}", String::from_utf8_lossy(flags));
         }
+    }
+
+    #[test]
+    fn a_time_that_has_not_come_is_no_age() {
+        assert_eq!(age_of(u64::MAX), Duration::ZERO);
+        assert!(age_of(0) > Duration::ZERO);
     }
 
     #[test]

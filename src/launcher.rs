@@ -13,7 +13,8 @@
 //! # Survival
 //! Where the launcher has a way to let a job outlive one of its ranks, it is asked for.
 //!
-//! Run: Open MPI 4.1.4 and 5.0.11, MPICH 4.3.2 (hydra). Written by the manual and not run: Intel MPI, srun.
+//! Run: Open MPI 4.1.4 and 5.0.11, MPICH 4.0.2 and 4.3.2 (hydra), srun of Slurm 22.05 with the first of each. Written by
+//! the manual and not run: Intel MPI.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -111,7 +112,7 @@ pub fn family(version: &[u8]) -> Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocation {
     pub hosts: u32,
-    /// A list of hosts to hand to an Open MPI that was built without support for the batch system.
+    /// A list of hosts to hand to an mpiexec that was built without support for the batch system.
     pub host_file: Option<PathBuf>,
     /// Inside a Slurm job.
     pub slurm: bool,
@@ -127,7 +128,7 @@ enum Source {
     Pairs,
     /// The value names a file; the first word of each line is a host.
     File,
-    /// As [`Source::File`], in the form that Open MPI takes as a host file.
+    /// As [`Source::File`], in the form that mpiexec takes as a host file.
     HostFile,
 }
 
@@ -181,6 +182,8 @@ pub struct Plan {
     pub launcher: Launcher,
     pub family: Family,
     pub allocation: Allocation,
+    /// Only these, the one of rank 0 first; empty for all that the allocation has.
+    pub hosts: Vec<String>,
     /// Worker ranks; rank 0 comes on top.
     pub workers: u32,
     /// What each worker rank is started through (`--wrap-worker`), empty for nothing.
@@ -199,6 +202,7 @@ pub fn command_line(plan: &Plan) -> Vec<OsString> {
             line.extend(["-n", "1"].map(OsString::from));
             line.extend_from_slice(&plan.rank);
             line.extend([":".into(), "-n".into(), plan.workers.to_string().into()]);
+            line.extend(folder_elsewhere(plan.family));
             line.extend_from_slice(&plan.wrap);
             line.extend_from_slice(&plan.rank);
         }
@@ -216,43 +220,83 @@ pub fn command_line(plan: &Plan) -> Vec<OsString> {
     line
 }
 
+/// Hydra starts nothing on a host that has no such folder as the one it was started in. Open MPI goes home.
+fn folder_elsewhere(family: Family) -> impl Iterator<Item = OsString> {
+    let is_hydra = matches!(family, Family::Hydra | Family::Intel);
+    is_hydra.then_some(["-wdir", "/"]).into_iter().flatten().map(OsString::from)
+}
+
+/// The command line that finds out whether the launcher reaches a host: it ends with status 0 if it does.
+pub fn roll_call(plan: &Plan, host: &str) -> Vec<OsString> {
+    let plan = Plan { hosts: vec![host.to_owned()], workers: 0, ..plan.clone() };
+    let mut line = vec![plan.launcher.program().into()];
+    match plan.launcher {
+        Launcher::Mpiexec(_) => {
+            line.extend(mpiexec_options(&plan));
+            line.extend(["-n", "1"].map(OsString::from));
+            line.extend(folder_elsewhere(plan.family));
+        }
+        Launcher::Srun(_) => line.extend(srun_options(&plan)),
+    }
+    line.push("true".into());
+    line
+}
+
 /// `$1`: how many of the words that follow wrap a worker.
 const WRAP_UNLESS_RANK_0: &str = r#"n=$1; shift; if [ "${SLURM_PROCID:-0}" = 0 ]; then shift "$n"; fi; exec "$@""#;
 
 fn mpiexec_options(plan: &Plan) -> Vec<OsString> {
     let options: &[&str] = match plan.family {
         Family::OpenMpi4 => &["--enable-recovery", "--oversubscribe", "--bind-to", "none", "--map-by", "node"],
-        Family::OpenMpi5 => &["--enable-recovery", "--bind-to", "none", "--map-by", "node:oversubscribe"],
+        // A build of it that knows --enable-recovery also knows --with-ft, whether or not its library has ULFM.
+        Family::OpenMpi5 => {
+            &["--enable-recovery", "--with-ft", "ulfm", "--bind-to", "none", "--map-by", "node:oversubscribe"]
+        }
         Family::Hydra => &["-bind-to", "none", "-ppn", "1"],
         Family::Intel => &["-genv", "I_MPI_PIN", "0", "-ppn", "1"],
         Family::Other => &[],
     };
     let mut options: Vec<OsString> = options.iter().map(OsString::from).collect();
-    if matches!(plan.family, Family::OpenMpi4 | Family::OpenMpi5) {
-        if plan.root {
-            options.push("--allow-run-as-root".into());
-        }
-        if let Some(file) = &plan.allocation.host_file {
-            options.extend(["--hostfile".into(), file.into()]);
-        }
+    if plan.root && matches!(plan.family, Family::OpenMpi4 | Family::OpenMpi5) {
+        options.push("--allow-run-as-root".into());
+    }
+    // Open MPI takes a file and some of its hosts, hydra either.
+    let (list, file) = match plan.family {
+        Family::OpenMpi4 | Family::OpenMpi5 => (Some("--host"), Some("--hostfile")),
+        Family::Hydra | Family::Intel if plan.hosts.is_empty() => (None, Some("-f")),
+        Family::Hydra | Family::Intel => (Some("-hosts"), None),
+        Family::Other => (None, None),
+    };
+    if let Some(option) = list.filter(|_| !plan.hosts.is_empty()) {
+        options.extend([option.into(), plan.hosts.join(",").into()]);
+    }
+    if let (Some(option), Some(file)) = (file, &plan.allocation.host_file) {
+        options.extend([option.into(), file.into()]);
     }
     options
 }
 
+/// What srun and the MPI of the family agree on.
+pub fn pmi(family: Family) -> &'static str {
+    if matches!(family, Family::Hydra | Family::Intel) { "pmi2" } else { "pmix" }
+}
+
 fn srun_options(plan: &Plan) -> Vec<OsString> {
     let ranks = plan.workers + 1;
-    let hosts = plan.allocation.hosts.min(ranks);
-    let pmi = if matches!(plan.family, Family::Hydra | Family::Intel) { "pmi2" } else { "pmix" };
+    let hosts = if plan.hosts.is_empty() { plan.allocation.hosts } else { plan.hosts.len() as u32 }.min(ranks);
     let fixed = ["--cpu-bind=none", "--overlap", "--overcommit", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"];
     let mut options: Vec<OsString> = fixed.map(OsString::from).to_vec();
     options.extend([
-        format!("--mpi={pmi}").into(),
+        format!("--mpi={}", pmi(plan.family)).into(),
         "--distribution=cyclic".into(),
         format!("--nodes={hosts}").into(),
         format!("--ntasks={ranks}").into(),
         // Overrides what sbatch left in the environment.
         format!("--ntasks-per-node={}", ranks.div_ceil(hosts)).into(),
     ]);
+    if !plan.hosts.is_empty() {
+        options.push(format!("--nodelist={}", plan.hosts.join(",")).into());
+    }
     options
 }
 
@@ -376,6 +420,7 @@ mod tests {
             launcher,
             family,
             allocation: Allocation { hosts, host_file: None, slurm: false },
+            hosts: Vec::new(),
             workers,
             wrap: split_words(wrap.as_ref()).unwrap(),
             rank: ["RANK", "--socket", "S"].map(OsString::from).to_vec(),
@@ -391,15 +436,16 @@ mod tests {
     #[test]
     fn command_lines_of_mpiexec() {
         let mpiexec = || Launcher::Mpiexec("mpiexec".into());
-        let ranks = "-n 1 RANK --socket S : -n 4 RANK --socket S";
         let table = [
             (Family::OpenMpi4, "mpiexec --enable-recovery --oversubscribe --bind-to none --map-by node"),
-            (Family::OpenMpi5, "mpiexec --enable-recovery --bind-to none --map-by node:oversubscribe"),
+            (Family::OpenMpi5, "mpiexec --enable-recovery --with-ft ulfm --bind-to none --map-by node:oversubscribe"),
             (Family::Hydra, "mpiexec -bind-to none -ppn 1"),
             (Family::Intel, "mpiexec -genv I_MPI_PIN 0 -ppn 1"),
             (Family::Other, "mpiexec"),
         ];
         for (family, options) in table {
+            let folder = if matches!(family, Family::Hydra | Family::Intel) { " -wdir /" } else { "" };
+            let ranks = format!("-n 1 RANK --socket S : -n 4{folder} RANK --socket S");
             assert_eq!(line(&plan(mpiexec(), family, 4, 4, "", false)), format!("{options} {ranks}"));
             let root = match family {
                 Family::OpenMpi4 | Family::OpenMpi5 => " --allow-run-as-root",
@@ -410,9 +456,27 @@ mod tests {
         let wrapped = line(&plan(mpiexec(), Family::Other, 1, 2, "unshare -m", false));
         assert_eq!(wrapped, "mpiexec -n 1 RANK --socket S : -n 2 unshare -m RANK --socket S");
 
-        let mut listed = plan(mpiexec(), Family::OpenMpi4, 2, 2, "", false);
-        listed.allocation.host_file = Some("/nodes".into());
-        assert!(line(&listed).contains("--map-by node --hostfile /nodes -n 1 RANK"), "{}", line(&listed));
+        let mut few = plan(mpiexec(), Family::OpenMpi4, 3, 2, "", false);
+        few.hosts = vec!["a".into(), "c".into()];
+        few.allocation.host_file = Some("/nodes".into());
+        assert!(line(&few).contains("--map-by node --host a,c --hostfile /nodes -n 1 RANK"));
+        few.family = Family::Hydra;
+        assert!(line(&few).contains("-ppn 1 -hosts a,c -n 1 RANK"));
+        let call = roll_call(&few, "b").iter().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(call.join(" "), "mpiexec -bind-to none -ppn 1 -hosts b -n 1 -wdir / true");
+
+        let listing = [
+            (Family::OpenMpi4, "--map-by node --hostfile /nodes -n 1 RANK"),
+            (Family::OpenMpi5, "--map-by node:oversubscribe --hostfile /nodes -n 1 RANK"),
+            (Family::Hydra, "-ppn 1 -f /nodes -n 1 RANK"),
+            (Family::Intel, "-ppn 1 -f /nodes -n 1 RANK"),
+            (Family::Other, "mpiexec -n 1 RANK"),
+        ];
+        for (family, part) in listing {
+            let mut listed = plan(mpiexec(), family, 2, 2, "", false);
+            listed.allocation.host_file = Some("/nodes".into());
+            assert!(line(&listed).contains(part), "{}", line(&listed));
+        }
     }
 
     #[test]
@@ -428,6 +492,8 @@ mod tests {
             let expected = format!("{fixed} {options} RANK --socket S");
             assert_eq!(line(&plan(srun(), family, hosts, workers, "", true)), expected);
         }
+        let few = Plan { hosts: vec!["a".into(), "c".into()], ..plan(srun(), Family::Other, 3, 2, "", false) };
+        assert!(line(&few).contains("--nodes=2 --ntasks=3 --ntasks-per-node=2 --nodelist=a,c RANK"), "{}", line(&few));
     }
 
     #[test]

@@ -17,6 +17,11 @@
 //! Messages of one rank are handed out in the order they were sent, although a long one may complete after a short one
 //! behind it.
 //!
+//! # Ranks that fail
+//! An operation that fails is the end of the rank at the other end ([`Link::take_failed`]), and of nothing else: so say
+//! MPI libraries with ULFM (`MPI_ERR_PROC_FAILED`), others hang in silence. ULFM reports the failure of any rank to a probe
+//! of all; from then on they are probed one by one.
+//!
 //! # Requests
 //! The safe interface of the `mpi` crate drops return codes and aborts the process when a request is dropped
 //! unfinished, so requests are raw here, each with the buffer it uses. A request to a dead rank never completes; its
@@ -73,6 +78,12 @@ pub struct Link {
     is_quiet: bool,
     bytes_sent: u64,
     bytes_received: u64,
+    /// Ranks that an operation with failed.
+    failed: Vec<bool>,
+    /// Those of them that the owner was not told of.
+    newly_failed: Vec<i32>,
+    /// A probe of all fails.
+    one_by_one: bool,
 }
 
 impl Link {
@@ -106,6 +117,9 @@ impl Link {
             is_quiet: false,
             bytes_sent: 0,
             bytes_received: 0,
+            failed: vec![false; size as usize],
+            newly_failed: Vec::new(),
+            one_by_one: false,
         })
     }
 
@@ -133,10 +147,28 @@ impl Link {
         self.sends.iter().filter(|pending| pending.peer == to).map(|pending| pending.buffer.len()).sum()
     }
 
-    /// Starts sending `message` to `to`; returns at once.
+    /// Ranks that are gone, for all that MPI says, each once.
+    pub fn take_failed(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.newly_failed)
+    }
+
+    fn fail(&mut self, rank: i32, what: &str, code: i32) {
+        if let Some(failed) = self.failed.get_mut(rank as usize)
+            && !std::mem::replace(failed, true)
+        {
+            eprintln!("mpicc-proxy-rank: MPI could not {what} rank {rank}: error {code}");
+            self.newly_failed.push(rank);
+        }
+    }
+
+    fn has_failed(&self, rank: i32) -> bool {
+        self.failed.get(rank as usize).is_some_and(|failed| *failed)
+    }
+
+    /// Starts sending `message` to `to`; returns at once. To a rank that has failed nothing is sent.
     ///
     /// # Errors
-    /// MPI refuses the operation, or the message is longer than an MPI count.
+    /// The message is longer than an MPI count.
     pub fn send(&mut self, to: i32, message: Vec<u8>) -> io::Result<()> {
         if let Some(introduced) = self.introduced.get_mut(to as usize)
             && !std::mem::replace(introduced, true)
@@ -233,6 +265,9 @@ impl Link {
     }
 
     fn post(&mut self, to: i32, message: Vec<u8>, tag: i32) -> io::Result<()> {
+        if self.has_failed(to) {
+            return Ok(());
+        }
         let count = i32::try_from(message.len()).map_err(|_| io::Error::other("a message exceeds 2 GiB"))?;
         // SAFETY: all-zero bytes are overwritten by MPI_Isend before use.
         let mut request: ffi::MPI_Request = unsafe { std::mem::zeroed() };
@@ -240,15 +275,17 @@ impl Link {
         let code = unsafe {
             ffi::MPI_Isend(message.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, to, tag, self.comm, &raw mut request)
         };
-        check("send", code)?;
-        self.sends.push(Pending { request, buffer: message, tag, peer: to });
+        match is_ok(code) {
+            true => self.sends.push(Pending { request, buffer: message, tag, peer: to }),
+            false => self.fail(to, "send to", code),
+        }
         Ok(())
     }
 
     /// The next message that has arrived, with the rank that sent it. Never waits.
     ///
     /// # Errors
-    /// MPI reports a failed operation; the job's membership is then unknown.
+    /// MPI does what it never should.
     pub fn receive(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
         if std::mem::take(&mut self.is_quiet) {
             return Ok(None);
@@ -260,13 +297,13 @@ impl Link {
     }
 
     fn next(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
-        self.complete_sends()?;
-        if let Some(arrived) = self.arrived()? {
+        self.complete_sends();
+        if let Some(arrived) = self.arrived() {
             return Ok(Some(arrived));
         }
         for _ in 0..2 {
-            while self.accept_one()? {}
-            if let Some(arrived) = self.arrived()? {
+            self.accept()?;
+            if let Some(arrived) = self.arrived() {
                 return Ok(Some(arrived));
             }
         }
@@ -278,38 +315,73 @@ impl Link {
         drop(self.universe.take());
     }
 
-    fn complete_sends(&mut self) -> io::Result<()> {
+    fn complete_sends(&mut self) {
         let mut index = 0;
         while index < self.sends.len() {
-            if test(&mut self.sends[index].request)? {
-                self.sends.swap_remove(index);
-                self.has_moved = true;
-            } else {
-                index += 1;
+            match test(&mut self.sends[index].request) {
+                Ok(false) => index += 1,
+                Ok(true) => {
+                    self.sends.swap_remove(index);
+                    self.has_moved = true;
+                }
+                Err(code) => {
+                    let pending = self.sends.swap_remove(index);
+                    self.abandon(pending, "send to", code);
+                }
+            }
+        }
+    }
+
+    /// What MPI still does with the buffer of a failed operation is not known: it stays.
+    fn abandon(&mut self, pending: Pending, what: &str, code: i32) {
+        std::mem::forget(pending.buffer);
+        self.fail(pending.peer, what, code);
+    }
+
+    /// Starts the receives of all announced messages.
+    fn accept(&mut self) -> io::Result<()> {
+        if !self.one_by_one {
+            // SAFETY: a constant of the library's.
+            match self.accept_from(unsafe { ffi::RSMPI_ANY_SOURCE })? {
+                Ok(()) => return Ok(()),
+                Err(_) => self.one_by_one = true,
+            }
+        }
+        for rank in 0..self.size {
+            if rank != self.rank
+                && !self.has_failed(rank)
+                && let Err(code) = self.accept_from(rank)?
+            {
+                self.fail(rank, "hear", code);
             }
         }
         Ok(())
     }
 
-    /// Starts the receive of one announced message; `false` when none is announced.
-    fn accept_one(&mut self) -> io::Result<bool> {
+    /// Starts the receives of the messages announced by `source`. The inner error: a probe failed.
+    fn accept_from(&mut self, source: i32) -> io::Result<Result<(), i32>> {
+        loop {
+            match self.accept_one(source)? {
+                Ok(true) => {}
+                end => return Ok(end.map(drop)),
+            }
+        }
+    }
+
+    /// As [`Link::accept_from`], for one message; `false` when none is announced.
+    fn accept_one(&mut self, source: i32) -> io::Result<Result<bool, i32>> {
         let mut flag = 0;
         // SAFETY: both are written by MPI_Improbe before they are read.
         let (mut message, mut status): (ffi::MPI_Message, ffi::MPI_Status) = unsafe { std::mem::zeroed() };
         // SAFETY: out-parameters of the right types.
         let code = unsafe {
-            ffi::MPI_Improbe(
-                ffi::RSMPI_ANY_SOURCE,
-                ffi::RSMPI_ANY_TAG,
-                self.comm,
-                &raw mut flag,
-                &raw mut message,
-                &raw mut status,
-            )
+            ffi::MPI_Improbe(source, ffi::RSMPI_ANY_TAG, self.comm, &raw mut flag, &raw mut message, &raw mut status)
         };
-        check("probe", code)?;
+        if !is_ok(code) {
+            return Ok(Err(code));
+        }
         if flag == 0 {
-            return Ok(false);
+            return Ok(Ok(false));
         }
         let mut count = 0;
         // SAFETY: `status` was filled by the successful probe.
@@ -321,35 +393,52 @@ impl Link {
         let code = unsafe {
             ffi::MPI_Imrecv(buffer.as_mut_ptr().cast(), count, ffi::RSMPI_UINT8_T, &raw mut message, &raw mut request)
         };
-        check("receive", code)?;
+        let pending = Pending { request, buffer, tag: status.MPI_TAG, peer: status.MPI_SOURCE };
+        if !is_ok(code) {
+            self.abandon(pending, "receive from", code);
+            return Ok(Ok(true));
+        }
         let source = usize::try_from(status.MPI_SOURCE).unwrap_or(usize::MAX);
         let queue = self.receives.get_mut(source).ok_or_else(|| io::Error::other("a message from no rank"))?;
-        queue.push_back(Pending { request, buffer, tag: status.MPI_TAG, peer: status.MPI_SOURCE });
+        queue.push_back(pending);
         self.has_moved = true;
-        Ok(true)
+        Ok(Ok(true))
     }
 
-    fn arrived(&mut self) -> io::Result<Option<(i32, Vec<u8>)>> {
-        for (source, queue) in self.receives.iter_mut().enumerate() {
-            if let Some(front) = queue.front_mut()
-                && test(&mut front.request)?
-                && let Some(done) = queue.pop_front()
-            {
-                let source = source as i32;
-                if done.tag == TAG_BELL {
-                    if let Some(address) = Address::decode(&done.buffer) {
-                        self.bell.introduce(source, address);
-                    }
-                    // What it announced follows.
-                    return self.arrived();
+    fn arrived(&mut self) -> Option<(i32, Vec<u8>)> {
+        for source in 0..self.receives.len() {
+            while let Some(front) = self.receives[source].front_mut() {
+                let outcome = test(&mut front.request);
+                if outcome == Ok(false) {
+                    break;
                 }
-                self.bell.took(source);
-                self.bytes_received += done.buffer.len() as u64;
-                return Ok(Some((source, done.buffer)));
+                let done = self.receives[source].pop_front()?;
+                match outcome {
+                    Err(code) => self.abandon(done, "receive from", code),
+                    Ok(_) if done.tag == TAG_BELL => {
+                        if let Some(address) = Address::decode(&done.buffer) {
+                            self.bell.introduce(done.peer, address);
+                        }
+                        // What it announced follows.
+                    }
+                    Ok(_) => {
+                        self.bell.took(done.peer);
+                        self.bytes_received += done.buffer.len() as u64;
+                        return Some((done.peer, done.buffer));
+                    }
+                }
             }
         }
-        Ok(None)
+        None
     }
+}
+
+/// What the MPI library says it is.
+///
+/// # Errors
+/// It does not say it in UTF-8.
+pub fn library_version() -> io::Result<String> {
+    mpi::environment::library_version().map_err(io::Error::other)
 }
 
 /// Open MPI, when it was told that ranks share CPUs, calls sched_yield(2) whenever it finds nothing to do. That is meant
@@ -363,17 +452,18 @@ fn keep_the_cpu() {
     }
 }
 
-fn test(request: &mut ffi::MPI_Request) -> io::Result<bool> {
+/// Is the operation complete? The error is MPI's.
+fn test(request: &mut ffi::MPI_Request) -> Result<bool, i32> {
     let mut flag = 0;
     // SAFETY: a request made by MPI_Isend or MPI_Imrecv, not yet completed.
-    check("test", unsafe { ffi::MPI_Test(request, &raw mut flag, ffi::RSMPI_STATUS_IGNORE) })?;
-    Ok(flag != 0)
+    let code = unsafe { ffi::MPI_Test(request, &raw mut flag, ffi::RSMPI_STATUS_IGNORE) };
+    if is_ok(code) { Ok(flag != 0) } else { Err(code) }
+}
+
+fn is_ok(code: i32) -> bool {
+    code == ffi::MPI_SUCCESS as i32
 }
 
 fn check(what: &str, code: i32) -> io::Result<()> {
-    if code == ffi::MPI_SUCCESS as i32 {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("MPI could not {what}: error {code}")))
-    }
+    if is_ok(code) { Ok(()) } else { Err(io::Error::other(format!("MPI could not {what}: error {code}"))) }
 }

@@ -69,8 +69,17 @@ pub fn history_file(given: Option<&Path>, variable: impl Fn(&OsStr) -> Option<Os
 /// The file that says that the dispatcher on `socket` is stuck: made by a client that waited for it in vain, so that
 /// the others need not, removed by the dispatcher when it is alive.
 pub fn silence_mark(socket: &Path) -> PathBuf {
+    beside(socket, abi::socket::SILENCE_SUFFIX)
+}
+
+/// The file whose lock promises a new dispatcher on `socket` when one is gone ([`crate::comeback`]).
+pub fn promise_mark(socket: &Path) -> PathBuf {
+    beside(socket, b".promise")
+}
+
+fn beside(socket: &Path, suffix: &[u8]) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
-    name.push(OsStr::from_bytes(abi::socket::SILENCE_SUFFIX));
+    name.push(OsStr::from_bytes(suffix));
     name.into()
 }
 

@@ -7,16 +7,15 @@
 //! command has ended. If we are killed outright, the kernel ends the launcher (PR_SET_PDEATHSIG), and ranks end with
 //! their launcher.
 
-use crate::connection::Connection;
 use crate::environment::{self, Change};
 use crate::error::{Failure, exit};
 use crate::jobs;
-use crate::launcher::Choice;
 use crate::paths::{self, Installation};
-use crate::ranks::Ranks;
-use crate::signals::Signals;
+use crate::ranks::{LaunchOptions, Ranks};
+use crate::signals::{self, Signals};
 use crate::size::Size;
 use crate::status;
+use crate::upkeep::{Outcome, Upkeep};
 use crate::wire::Stats;
 use mpicc_proxy_abi as abi;
 use nix::sys::signal::{Signal, kill};
@@ -30,23 +29,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How long the dispatcher may take to answer a question while the command runs. Its loop turns every few ms.
-const SNAPSHOT_TIMEOUT_S: u64 = 1;
-/// The numbers are asked for after this time, then after twice, four times ... up to the maximum: should the
-/// dispatcher die, the last ones are what is known.
-const SNAPSHOT_INTERVAL_S: u64 = 1;
-const SNAPSHOT_INTERVAL_S_MAX: u64 = 8;
-/// How long the dispatcher may take for its last numbers and to hear that it should end.
-const FAREWELL_TIMEOUT_S: u64 = 5;
 /// How long the ranks may take to end: workers kill their compilers, MPI_Finalize synchronises all hosts.
 const STOP_TIMEOUT_S: u64 = 10;
 
 /// Options of `mpicc-proxy run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Worker ranks to start [default: one per host of the allocation; outside any, one]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    pub workers: Option<u32>,
+    #[command(flatten)]
+    pub launch: LaunchOptions,
 
     /// Compiles that one worker runs at a time [default: the CPUs it may use]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
@@ -62,13 +52,9 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub local_jobs: Option<u32>,
 
-    /// What starts the ranks
-    #[arg(long, value_enum, default_value_t, value_name = "LAUNCHER")]
-    pub launcher: Choice,
-
-    /// Start each worker rank through this command (a container, a namespace, numactl)
-    #[arg(long, value_name = "'CMD ARGS'")]
-    pub wrap_worker: Option<OsString>,
+    /// Start the ranks again when they died, so many times in a row
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub relaunches: u32,
 
     /// Write the numbers of the session to FILE, as one JSON object
     #[arg(long, value_name = "FILE")]
@@ -106,40 +92,46 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
     let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
     let library = installation.library().map_err(Failure::no_ranks)?;
-    let mut ranks = Ranks::start(options, &installation, &signals)?;
+    let ranks = Ranks::start(options, &installation, &signals)?;
+    let mut upkeep = Upkeep::new(ranks, options.relaunches, &signals);
     let mut changes = environment::of_command(
         environment::variable(abi::env::LD_PRELOAD).as_deref().map(OsStrExt::as_bytes),
         library.as_os_str().as_bytes(),
-        ranks.socket.as_os_str().as_bytes(),
+        upkeep.socket().as_os_str().as_bytes(),
     );
     let [makeflags, gnumakeflags] =
         [jobs::MAKEFLAGS, jobs::GNUMAKEFLAGS].map(|name| environment::variable(name).unwrap_or_default());
     let flags = jobs::Flags { makeflags: makeflags.as_bytes(), gnumakeflags: gnumakeflags.as_bytes() };
     let read = |path: &Path| std::fs::read(path);
     changes.extend(jobs::change(&options.command, flags, options.local_jobs, jobs::own_cpus(), read));
-    let mut watch = Watch::start(&ranks.socket);
-    let ended = match run_command(&signals, &options.command, &changes, |now| Some(watch.look(now))) {
-        Ok(ended) => ended,
-        Err(failure) => {
-            ranks.end(&signals, Duration::ZERO);
-            return Err(failure);
+    let start = Instant::now();
+    let ended = run_command(&signals, &options.command, &changes, |now| Some(upkeep.look(now)));
+    let wall_s = start.elapsed().as_secs_f64();
+    let (outcome, ranks) = upkeep.finish(Duration::from_secs(STOP_TIMEOUT_S));
+    let ended = ended?;
+    match outcome {
+        Outcome::Complete { stats, note } => {
+            let complete = note.is_none();
+            let note = note.or_else(|| status::lost(&stats, &ranks.log().display().to_string()));
+            let sentence = status::summary(&stats) + note.as_deref().unwrap_or_default();
+            conclude(stats_file, &Stats { wall_s, ..stats }, complete, &sentence);
+            if note.is_some() {
+                ranks.keep_log();
+            }
         }
-    };
-    let wall_s = watch.start.elapsed().as_secs_f64();
-    match watch.finish() {
-        Ok(stats) => {
-            ranks.end(&signals, Duration::from_secs(STOP_TIMEOUT_S));
-            conclude(stats_file, &Stats { wall_s, ..stats.clone() }, true, &status::summary(&stats));
-        }
-        Err(error) => {
-            let cause = ranks.cause_of_loss(&error);
-            ranks.end(&signals, Duration::ZERO);
-            let sentence = status::trouble(watch.known.as_ref(), &cause, &ranks.keep_log());
-            let stats = watch.known.map(|(stats, _)| stats).unwrap_or_default();
+        Outcome::Lost { known, cause } => {
+            let sentence = status::trouble(known.as_ref(), &cause, &ranks.keep_log());
+            let stats = known.map(|(stats, _)| stats).unwrap_or_default();
             conclude(stats_file, &Stats { wall_s, ..stats }, false, &sentence);
         }
     }
     Ok(exit_status(ended))
+}
+
+/// A name for a session that no other has.
+pub fn new_name() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    format!("{:08x}{:08x}", std::process::id(), now.map_or(0, |since| since.as_secs()) as u32)
 }
 
 /// The command's status, as a shell reports it.
@@ -191,6 +183,7 @@ fn run_command(
     command.args(&words[1..]);
     environment::apply(&mut command, changes);
     signals.hide_from(&mut command);
+    signals::close_again(&mut command);
     let mut child = command.spawn().map_err(|e| Failure::execution(&words[0], &e))?;
     let pid = Pid::from_raw(child.id() as i32);
     let broken = |e: io::Error| Failure::new(exit::NO_RANKS, format!("cannot wait for {}: {e}", words[0].display()));
@@ -213,63 +206,4 @@ fn run_command(
 /// foreground group is told.
 fn is_session_leader() -> bool {
     nix::unistd::getsid(None) == Ok(nix::unistd::getpid())
-}
-
-/// Asks for the numbers now and then, so that something is known if the dispatcher dies.
-struct Watch {
-    start: Instant,
-    socket: PathBuf,
-    connection: Option<Connection>,
-    known: Option<(Stats, Duration)>,
-    next: Instant,
-    interval_s: u64,
-}
-
-impl Watch {
-    fn start(socket: &Path) -> Watch {
-        let start = Instant::now();
-        let next = start + Duration::from_secs(SNAPSHOT_INTERVAL_S);
-        let socket = socket.to_path_buf();
-        Watch { start, socket, connection: None, known: None, next, interval_s: SNAPSHOT_INTERVAL_S }
-    }
-
-    /// Looks if it is time; returns when it will be time again.
-    fn look(&mut self, now: Instant) -> Instant {
-        if now >= self.next {
-            // A failure may pass; the one that counts is that of the last question.
-            let _ = self.ask(SNAPSHOT_TIMEOUT_S);
-            self.interval_s = (2 * self.interval_s).min(SNAPSHOT_INTERVAL_S_MAX);
-            self.next = Instant::now() + Duration::from_secs(self.interval_s);
-        }
-        self.next
-    }
-
-    fn ask(&mut self, timeout_s: u64) -> io::Result<Stats> {
-        let deadline = Instant::now() + Duration::from_secs(timeout_s);
-        let kept = self.connection.take().and_then(|mut connection| {
-            let stats = status::fetch(&mut connection, deadline).ok()?;
-            Some((connection, stats))
-        });
-        let (connection, stats) = match kept {
-            Some(kept) => kept,
-            None => {
-                let mut connection = Connection::open(&self.socket)?;
-                let stats = status::fetch(&mut connection, deadline)?;
-                (connection, stats)
-            }
-        };
-        self.known = Some((stats.clone(), self.start.elapsed()));
-        self.connection = Some(connection);
-        Ok(stats)
-    }
-
-    /// The final numbers, and the dispatcher is told to end.
-    fn finish(&mut self) -> io::Result<Stats> {
-        let stats = self.ask(FAREWELL_TIMEOUT_S)?;
-        if let Some(connection) = &mut self.connection {
-            // If it does not hear, its launcher is ended a moment later.
-            let _ = status::stop(connection, Instant::now() + Duration::from_secs(FAREWELL_TIMEOUT_S));
-        }
-        Ok(stats)
-    }
 }

@@ -172,6 +172,19 @@ fn restore_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, disposition) };
 }
 
+/// Has a command that inherits our standard descriptors start without those that we were started without.
+pub fn close_again(command: &mut Command) {
+    // SAFETY: the closure makes async-signal-safe calls only, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            for fd in closed_at_start() {
+                libc::close(fd);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Becomes the command, with the signal state that this process was started with. Returns only if that fails.
 pub fn exec(command: &mut Command) -> io::Error {
     // SAFETY: the closure makes async-signal-safe calls only, and allocates nothing.

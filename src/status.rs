@@ -2,7 +2,8 @@
 //! object of both. It measures nothing.
 
 use crate::connection::Connection;
-use crate::wire::{Stats, ToClient, ToDispatcher};
+use crate::wire::{RankStats, Stats, ToClient, ToDispatcher};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,13 +14,20 @@ const REASONS_MAX: usize = 4;
 /// Asks the dispatcher for its numbers.
 ///
 /// # Errors
-/// Those of [`Connection`]; `InvalidData` when it answers something else.
+/// Those of [`Connection`]; `InvalidData` when it answers something else, or is of another version.
 pub fn fetch(connection: &mut Connection, deadline: Instant) -> io::Result<Stats> {
     connection.send(&ToDispatcher::Status)?;
     match connection.receive_by(deadline)?.0 {
         ToClient::Status(stats) => Ok(*stats),
+        ToClient::RunLocally { .. } => Err(other_version()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the dispatcher answered something else than its status")),
     }
+}
+
+/// What the only refusal means for those that do not compile.
+fn other_version() -> io::Error {
+    let what = "the dispatcher is of another version of mpicc-proxy; only that one's own command can talk to it";
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// Asks the dispatcher to end, and waits until it has heard.
@@ -31,10 +39,64 @@ pub fn stop(connection: &mut Connection, deadline: Instant) -> io::Result<()> {
     loop {
         match connection.receive_by(deadline) {
             Ok((ToClient::Stopping, _)) => return Ok(()),
+            Ok((ToClient::RunLocally { .. }, _)) => return Err(other_version()),
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// The numbers of a session over all its dispatchers, the last of which says `later`. Spreads are its own.
+pub fn added(earlier: &Stats, mut later: Stats) -> Stats {
+    if later == Stats::default() {
+        // It has not said anything yet.
+        return earlier.clone();
+    }
+    let (actions, before) = (&mut later.actions, &earlier.actions);
+    for (sum, more) in [
+        (&mut actions.remote, before.remote),
+        (&mut actions.local, before.local),
+        (&mut actions.hit, before.hit),
+        (&mut actions.failed, before.failed),
+        (&mut later.bytes_to_workers, earlier.bytes_to_workers),
+        (&mut later.bytes_from_workers, earlier.bytes_from_workers),
+        (&mut later.misses, earlier.misses),
+        (&mut later.retries, earlier.retries),
+        (&mut later.relaunches, earlier.relaunches),
+        (&mut later.tokens.lent, earlier.tokens.lent),
+        (&mut later.tokens.handed_on, earlier.tokens.handed_on),
+        (&mut later.tokens.late, earlier.tokens.late),
+        (&mut later.local_slots.waited, earlier.local_slots.waited),
+        (&mut later.local_slots.lent, earlier.local_slots.lent),
+        (&mut later.local_slots.beyond, earlier.local_slots.beyond),
+    ] {
+        *sum += more;
+    }
+    for (sum, more) in [
+        (&mut later.wall_s, earlier.wall_s),
+        (&mut later.dispatcher_cpu_s, earlier.dispatcher_cpu_s),
+        (&mut later.client_cpu_s, earlier.client_cpu_s),
+        (&mut later.compile_cpu_s, earlier.compile_cpu_s),
+    ] {
+        *sum += more;
+    }
+    add_each(&mut later.local_reasons, &earlier.local_reasons);
+    add_each(&mut later.tokens.unlent_reasons, &earlier.tokens.unlent_reasons);
+    add_each(&mut later.dispatcher_cpu_parts_s, &earlier.dispatcher_cpu_parts_s);
+    add_each(&mut later.client_cpu_parts_s, &earlier.client_cpu_parts_s);
+    for rank in &earlier.ranks {
+        match later.ranks.iter_mut().find(|now| (now.rank, &now.host) == (rank.rank, &rank.host)) {
+            Some(now) => (now.actions, now.cpu_s) = (now.actions + rank.actions, now.cpu_s + rank.cpu_s),
+            None => later.ranks.push(RankStats { slots: 0, ..rank.clone() }),
+        }
+    }
+    later
+}
+
+fn add_each<T: Copy + Default + std::ops::AddAssign>(sums: &mut BTreeMap<String, T>, more: &BTreeMap<String, T>) {
+    for (name, number) in more {
+        *sums.entry(name.clone()).or_default() += *number;
     }
 }
 
@@ -80,6 +142,21 @@ pub fn summary(stats: &Stats) -> String {
     format!("{}, {:.1} s of compiler CPU remote", outcome(stats), stats.compile_cpu_s)
 }
 
+/// What is added to it when ranks died and were started again, the last time for this `cause`.
+pub fn relaunched(times: u64, cause: &str, log: &str) -> String {
+    let often = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+    format!(
+        "; ranks died and were started again {often} (at last: {cause}), so some compiles are not counted; see {log}"
+    )
+}
+
+/// What is added to it when workers died or were given up, and the others went on.
+pub fn lost(stats: &Stats, log: &str) -> Option<String> {
+    let lost = stats.ranks.iter().filter(|rank| rank.slots == 0).count();
+    (lost > 0)
+        .then(|| format!("; {} of {} died or fell silent, see {log}", lost, count(stats.ranks.len() as u64, "worker")))
+}
+
 /// The line that ends a session whose dispatcher was lost. `known`: the last numbers it gave, and how long after the
 /// start of the build. `cause`: how the loss showed. `log`: what the ranks and their launcher wrote.
 pub fn trouble(known: Option<&(Stats, Duration)>, cause: &str, log: &str) -> String {
@@ -111,7 +188,7 @@ pub fn table(stats: &Stats) -> String {
             n => format!("{n} retries"),
         },
     );
-    let parts = |parts: &std::collections::BTreeMap<String, f64>| {
+    let parts = |parts: &BTreeMap<String, f64>| {
         let parts: Vec<String> = parts.iter().map(|(name, seconds)| format!("{name} {seconds:.3}")).collect();
         if parts.is_empty() { "none yet".to_owned() } else { parts.join(", ") }
     };
@@ -157,7 +234,7 @@ pub fn table(stats: &Stats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{ActionCounts, RankStats};
+    use crate::wire::ActionCounts;
 
     fn stats() -> Stats {
         let rank = |rank, slots| RankStats { rank, host: "alpha".into(), slots, actions: 17, cpu_s: 6.0 };
@@ -189,6 +266,26 @@ mod tests {
              compiler CPU remote"
         );
         assert_eq!(summary(&Stats::default()), "0 compiles on 0 ranks, 0 local, 0.0 s of compiler CPU remote");
+    }
+
+    #[test]
+    fn a_session_with_two_dispatchers() {
+        let mut later = stats();
+        later.ranks[1].host = "beta".into();
+        let sum = added(&stats(), later);
+        assert_eq!((sum.actions.remote, sum.actions.local, sum.compile_cpu_s), (68, 6, 24.68));
+        assert_eq!(sum.local_reasons["link"], 4);
+        assert_eq!(sum.dispatcher_cpu_parts_s["wait"], 0.2);
+        let ranks: Vec<_> =
+            sum.ranks.iter().map(|rank| (rank.rank, rank.host.as_str(), rank.slots, rank.actions)).collect();
+        assert_eq!(ranks, [(1, "alpha", 2, 34), (2, "beta", 2, 17), (2, "alpha", 0, 17)]);
+        assert_eq!(added(&Stats::default(), stats()), stats());
+        assert_eq!(added(&stats(), Stats::default()), stats());
+        let text = relaunched(2, "rank 0 ended", "/log");
+        assert_eq!(
+            text,
+            "; ranks died and were started again 2 times (at last: rank 0 ended), so some compiles are not counted; see /log"
+        );
     }
 
     #[test]

@@ -11,6 +11,10 @@
 //!
 //! Both lengths are checked before anything is allocated, and the codec runs with a limit; a malformed frame closes
 //! its connection and nothing else.
+//!
+//! # Versions
+//! Two things are the same in all versions: a client's first frame, which begins with the number of `Hello` and the
+//! version, and what one of another version hears, [`ToClient::RunLocally`] for the reason [`OTHER_VERSION`].
 
 use crate::ids::Ids;
 use bincode::Options;
@@ -27,8 +31,19 @@ pub const VERSION: u32 = mpicc_proxy_abi::step::PROTOCOL;
 /// records predicted for one action.
 pub const HEAD_BYTES_MAX: usize = 32 << 20;
 
+/// Largest request of a client: what Linux allows for environment and command line, and a source on the standard input
+/// (16 MiB). It leaves room for [`RECORDS_BYTES_MAX`] in the message that hands it on to a rank.
+pub const REQUEST_BYTES_MAX: usize = 24 << 20;
+
+/// Records that travel along with one action, at most so many bytes: twenty thousand. A rank asks for what it was not
+/// told.
+pub const RECORDS_BYTES_MAX: usize = 6 << 20;
+
 /// Largest payload: one chunk of a file. Small enough that short messages keep flowing between chunks.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+
+/// Why a client of another version is on its own.
+pub const OTHER_VERSION: &str = "other-version";
 
 /// How often a rank looks whether the others and its launcher are still there.
 pub const BEAT: Duration = Duration::from_secs(1);
@@ -58,6 +73,11 @@ pub struct Digest {
 impl Digest {
     pub fn of(content: &[u8]) -> Digest {
         Digest { hash: *blake3::hash(content).as_bytes(), bytes: content.len() as u64 }
+    }
+
+    /// Of a content of so many bytes with this name in a host's store.
+    pub fn named(name: &str, bytes: u64) -> Option<Digest> {
+        Some(Digest { hash: *blake3::Hash::from_hex(name).ok()?.as_bytes(), bytes })
     }
 
     /// The name of the content in a host's store.
@@ -207,6 +227,8 @@ pub struct ActionResult {
     pub outputs: Vec<Output>,
     /// user + system CPU of the driver and all below it, from wait4(2).
     pub cpu_us: u64,
+    /// Most resident memory of one of its processes, from wait4(2).
+    pub peak_bytes: u64,
     /// Questions the compile had to ask the head.
     pub misses: u64,
     /// Bytes of the standard input that the compile read, if it had one.
@@ -218,8 +240,9 @@ pub struct ActionResult {
 pub enum ToDispatcher {
     /// First frame of every connection; `version` must be [`VERSION`].
     Hello { version: u32 },
-    /// Please compile. Meanwhile its place on the head is free for others.
-    Compile { invocation: Box<Invocation>, place: Place },
+    /// Please compile. Meanwhile its place on the head is free for others. `lent`: it was lent through a dispatcher that is
+    /// gone, and is not back.
+    Compile { invocation: Box<Invocation>, place: Place, lent: bool },
     /// The client, which hears nothing any more, takes its token back itself. Nothing is answered.
     TakesBack,
     /// For the statistics: this invocation runs locally. With what it takes a slot of the head for, answered by
@@ -287,9 +310,10 @@ pub enum ToClient {
     Restart,
     /// The last frame of a remote compile.
     Done(ActionResult),
-    /// Run the driver yourself.
+    /// Run the driver yourself. `detail`: why ranks that had it did not carry it out.
     RunLocally {
         reason: String,
+        detail: String,
     },
     Status(Box<Stats>),
     Stopping,
@@ -348,6 +372,13 @@ pub struct Record {
     pub write_errno: i32,
     /// Of a readable file's content, or of a directory's names (`mpicc_proxy_abi::listing`).
     pub digest: Option<Digest>,
+}
+
+impl Record {
+    /// It takes no more in a message.
+    pub fn bytes_at_most(&self) -> usize {
+        512 + self.path.len() + self.link.len() + self.real.len()
+    }
 }
 
 /// A file that must be the same on the worker's host as on the head.
@@ -467,9 +498,11 @@ pub enum Want {
 /// Rank 0 → worker rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToRank {
-    /// First message to every rank: the session's name, which its folders on every host carry.
+    /// First message to every rank: the session's name, which its folders on every host carry. `returns`: its ranks are
+    /// started again when they die, and are to find the contents that are on their hosts.
     Welcome {
         session: String,
+        returns: bool,
     },
     /// Answered by [`FromRank::Toolchain`] or [`FromRank::Lacks`].
     Toolchain {
@@ -564,6 +597,10 @@ pub enum FromRank {
         detail: String,
         retry: bool,
     },
+    /// Contents that earlier ranks of this session left on the host.
+    Has {
+        contents: Vec<Digest>,
+    },
     /// Is there room for compiles on this host? Sent when that changes; at first there is.
     Room {
         enough: bool,
@@ -581,6 +618,8 @@ pub struct RankFacts {
     pub cpus: Vec<u32>,
     /// CPUs that are online on the host.
     pub host_cpus: u32,
+    /// Memory that the host has left at the start; `None`: it does not say.
+    pub free_bytes: Option<u64>,
     /// `--slots`, if given.
     pub slots: Option<u32>,
 }
@@ -607,6 +646,8 @@ pub struct Stats {
     pub bytes_from_workers: u64,
     pub misses: u64,
     pub retries: u64,
+    /// How often `run` started the ranks again because they had died.
+    pub relaunches: u64,
     pub tokens: TokenCounts,
     pub local_slots: SlotCounts,
 }
@@ -734,6 +775,31 @@ fn lengths(buffer: &[u8]) -> io::Result<Option<(usize, usize)>> {
     Ok(Some((head_bytes, payload_bytes)))
 }
 
+/// Numbers of [`ToDispatcher::Hello`] and [`ToDispatcher::Compile`].
+const HELLO: u32 = 0;
+const COMPILE: u32 = 1;
+
+/// What a client of another version said, as far as that can be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    pub version: u32,
+    /// It goes on to ask for a compile.
+    pub compiles: bool,
+}
+
+/// The greeting at the front of what a client sent, if it is there.
+///
+/// # Errors
+/// It is none.
+pub fn greeting(buffer: &[u8]) -> io::Result<Option<Greeting>> {
+    let word = |at: usize| Some(u32::from_le_bytes(*buffer.get(at..)?.first_chunk()?));
+    if word(LENGTHS_BYTES).is_some_and(|number| number != HELLO) {
+        return Err(invalid("a client that does not greet".to_owned()));
+    }
+    let (Some(head_bytes), Some(version)) = (word(0), word(LENGTHS_BYTES + 4)) else { return Ok(None) };
+    Ok(Some(Greeting { version, compiles: word(head_bytes as usize + 2 * LENGTHS_BYTES) == Some(COMPILE) }))
+}
+
 /// How many bytes the frame at the front of `buffer` lacks; 0 if it has not even said how long it is.
 ///
 /// # Errors
@@ -793,7 +859,7 @@ pub fn take_message<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<(T, &[u8])>
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     #[test]
@@ -821,7 +887,7 @@ mod tests {
 
     #[test]
     fn frames_survive_arbitrary_splits() {
-        let head = ToClient::RunLocally { reason: "link".into() };
+        let head = ToClient::RunLocally { reason: "link".into(), detail: "x".into() };
         let bytes = frame(&head, b"payload").unwrap();
         let mut buffer = Vec::new();
         for byte in &bytes[..bytes.len() - 1] {
@@ -832,7 +898,7 @@ mod tests {
         }
         buffer.push(*bytes.last().unwrap());
         let (head, payload) = take_frame::<ToClient>(&mut buffer).unwrap().unwrap();
-        assert!(matches!(head, ToClient::RunLocally { reason } if reason == "link"));
+        assert!(matches!(head, ToClient::RunLocally { reason, .. } if reason == "link"));
         assert_eq!(payload, b"payload");
         assert!(buffer.is_empty());
     }
@@ -846,7 +912,11 @@ mod tests {
         assert!(take_frame::<ToDispatcher>(&mut garbage).is_err());
         // A vector that claims 2^60 elements must fail on the limit, not on memory.
         let mut bomb = frame(
-            &ToDispatcher::Compile { invocation: Box::new(invocation()), place: Place::Slot(SlotUser::Client) },
+            &ToDispatcher::Compile {
+                invocation: Box::new(invocation()),
+                place: Place::Slot(SlotUser::Client),
+                lent: true,
+            },
             b"",
         )
         .unwrap();
@@ -864,7 +934,7 @@ mod tests {
         assert!(take_message::<Invocation>(&bytes[..20]).is_err());
     }
 
-    fn invocation() -> Invocation {
+    pub fn invocation() -> Invocation {
         Invocation {
             driver: b"/usr/bin/gcc".to_vec(),
             argv: vec![b"gcc".to_vec(), b"\xff.c".to_vec()],

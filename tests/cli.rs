@@ -2,6 +2,7 @@
 //! dispatcher that is a thread, a client and drivers that are copies of cat(1), which can print the command line and
 //! the environment it was given. No MPI. Every process has a deadline.
 
+use mpicc_proxy::probe::{Folder, Limits, Seen};
 use mpicc_proxy::wire::{self, ActionCounts, RankStats, Stats, ToClient, ToDispatcher};
 use nix::fcntl::OFlag;
 use nix::pty;
@@ -105,7 +106,10 @@ fn harmless_library() -> PathBuf {
 
 /// Understands `--version`; otherwise writes down what it was given and does what the file `mode` says.
 const FAKE_MPIEXEC: &str = r#"
+PATH=$PATH:/usr/bin:/bin
 if [ "$1" = --version ]; then echo "mpiexec (OpenRTE) 4.1.4"; exit 0; fi
+for last; do :; done
+if [ "$last" = true ]; then exit 0; fi # a roll call
 echo $$ >"$FAKE/launcher.pid"
 env >"$FAKE/launcher.env"
 printf '%s\n' "$@" >"$FAKE/launcher.tmp"
@@ -276,7 +280,7 @@ fn play_rank_0(place: &Place) -> JoinHandle<()> {
 #[test]
 fn help_documents_exit_statuses() {
     let place = Place::new();
-    for command in ["run", "dispatch", "exec", "explain", "status", "stop"] {
+    for command in ["run", "dispatch", "exec", "explain", "doctor", "script", "status", "stop"] {
         let output = place.output(&[command, "--help"]);
         assert!(output.status.success());
         assert!(stdout(&output).contains("Exit status:"), "{command}");
@@ -330,6 +334,42 @@ fn status_and_stop() {
     assert!(!socket.exists());
 }
 
+/// Answers a number of connections as a dispatcher of another version does, whatever they say.
+fn refuse(listener: UnixListener, connections: usize) {
+    for stream in listener.incoming().take(connections) {
+        let mut stream = stream.unwrap();
+        let refusal = ToClient::RunLocally { reason: wire::OTHER_VERSION.to_owned(), detail: String::new() };
+        stream.write_all(&wire::frame(&refusal, b"").unwrap()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
+fn another_version_is_named() {
+    let place = Place::new();
+    let socket = place.at("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let dispatcher = thread::spawn(move || refuse(listener, 3));
+    for command in ["status", "stop"] {
+        let output = output(place.command(&[command]).env("MPICC_PROXY_SOCKET", &socket));
+        assert_sentence(&output, 69, "the dispatcher is of another version of mpicc-proxy");
+    }
+    place.elf("path/gcc");
+    let output = Command::new(env!("CARGO_BIN_EXE_mpicc-proxy-client"))
+        .args(["-c", "a.c"])
+        .env_clear()
+        .env("MPICC_PROXY_SOCKET", &socket)
+        .env("MPICC_PROXY_DRIVER", place.at("path/gcc"))
+        .env("MPICC_PROXY_LOG", place.at("log"))
+        .env("MPICC_PROXY_FALLBACK", "forbid")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_sentence(&output, 69, "would run locally (other-version)");
+    assert!(fs::read_to_string(place.at("log")).unwrap().starts_with("forbidden\tother-version\t"));
+    dispatcher.join().unwrap();
+}
+
 #[test]
 fn dispatch_becomes_the_rank_program() {
     let place = Place::new();
@@ -353,6 +393,130 @@ fn explain_needs_neither_dispatcher_nor_compiler() {
     let driver = place.output(&["explain", "--json", "--", "gcc", "--version"]);
     let object: serde_json::Value = serde_json::from_slice(&driver.stdout).unwrap();
     assert_eq!(object["verdict"], "local");
+}
+
+// doctor and script
+
+/// What the fake launcher gets from its ranks: `size` of them, each of which believes to be one of `believed`.
+fn ranks_say(place: &Place, size: i32, believed: i32) {
+    let facts = |rank| wire::RankFacts {
+        version: wire::VERSION,
+        host: "alpha".into(),
+        pid: rank,
+        cpus: vec![0, 1, 2, 3],
+        host_cpus: 4,
+        free_bytes: None,
+        slots: None,
+    };
+    let folder = Folder { path: "/dev/shm".into(), obstacle: None, free_bytes: 1 << 40, executable: true, roomy: true };
+    let seen = |rank: i32| Seen {
+        rank: rank % believed,
+        size: believed,
+        facts: facts(rank as u32),
+        mpi: "Open MPI v4.1.4, package: x".into(),
+        programs: Ok("digest".into()),
+        folders: vec![folder.clone()],
+        limits: Limits::default(),
+    };
+    let lines: String = (0..size).map(|rank| format!("noise {}", seen(rank).line())).collect();
+    fs::write(place.at("said"), lines).unwrap();
+    place.script(
+        "path/mpiexec",
+        r#"PATH=$PATH:/usr/bin:/bin
+        if [ "$1" = --version ]; then echo "mpiexec (OpenRTE) 4.1.4"; exit 0; fi
+        printf '%s\n' "$@" >"$FAKE/launcher.args"; env >"$FAKE/launcher.env"; cat "$FAKE/said""#,
+    );
+}
+
+/// `mpicc-proxy doctor` with a PATH that has no compiler and no launcher of this machine.
+fn doctor(place: &Place, arguments: &[&str]) -> Command {
+    let _ = symlink("/usr/bin/env", place.at("path/env"));
+    let mut command = place.command(&[&["doctor"], arguments].concat());
+    command.env("PATH", place.at("path"));
+    command
+}
+
+/// The findings that are not `ok`, as "name level", but for what this machine's name leads to.
+fn ill(output: &Output) -> Vec<String> {
+    let object: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    let rows = object["findings"].as_array().unwrap();
+    let word = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let ill = rows.iter().filter(|row| row["level"] != "ok" && row["name"] != "host-name");
+    ill.map(|row| format!("{} {}", word(row, "name"), word(row, "level"))).collect()
+}
+
+#[test]
+fn doctor_starts_ranks_as_run_does_and_judges_what_they_say() {
+    let place = Place::with_launcher();
+    ranks_say(&place, 3, 3);
+    let well = output(&mut doctor(&place, &["--json", "--workers", "2", "--wrap-worker", "env A=x"]));
+    assert!(well.status.success() && well.stderr.is_empty(), "{}", stderr(&well));
+    assert_eq!(ill(&well), [] as [&str; 0]);
+    let args = launcher_args(&place);
+    let rank = place.at("bin/mpicc-proxy-rank").display().to_string();
+    let expected = ["-n", "1", &rank, "--probe", "65", ":", "-n", "2", "env", "A=x", &rank, "--probe", "65"];
+    assert!(args.ends_with(&expected.map(String::from)), "{args:?}");
+    let text = output(&mut doctor(&place, &["--workers", "2"]));
+    assert!(text.status.success() && stdout(&text).contains("\n0 errors, "), "{}", stdout(&text));
+
+    ranks_say(&place, 3, 1);
+    let alone = output(&mut doctor(&place, &["--json", "--workers", "2"]));
+    assert_eq!(alone.status.code(), Some(1));
+    assert_eq!(ill(&alone), ["world-size error"]);
+
+    ranks_say(&place, 2, 3);
+    let silent = output(&mut doctor(&place, &["--workers", "2"]));
+    assert_eq!(silent.status.code(), Some(1));
+    assert!(stdout(&silent).contains("\nerror    ranks-start"), "{}", stdout(&silent));
+    assert!(stdout(&silent).contains("\ncommand: ") && stdout(&silent).ends_with("noise \n"), "{}", stdout(&silent));
+    assert!(place.leftovers().is_empty());
+}
+
+#[test]
+fn doctor_without_what_it_needs() {
+    let place = Place::with_launcher();
+    let quote = output(&mut doctor(&place, &["--wrap-worker", "env 'A"]));
+    assert_sentence(&quote, 2, "--wrap-worker");
+    let timeout = output(doctor(&place, &[]).env("MPICC_PROXY_START_TIMEOUT_S", "soon"));
+    assert_sentence(&timeout, 2, "MPICC_PROXY_START_TIMEOUT_S=soon");
+    // A PATH without any launcher of this machine.
+    let mut without = doctor(&place, &["--json"]);
+    let off = output(without.env("MPICC_PROXY", "off").env("PATH", place.at("few")));
+    assert_eq!((off.status.code(), ill(&off)), (Some(1), vec!["switched-off warning".into(), "launcher error".into()]));
+    fs::remove_file(place.at("lib/libmpicc-proxy.so")).unwrap();
+    fs::remove_file(place.at("bin/mpicc-proxy-rank")).unwrap();
+    let incomplete = output(&mut doctor(&place, &["--json"]));
+    assert_eq!((incomplete.status.code(), ill(&incomplete)), (Some(1), vec!["installation error".into()]));
+    assert!(!place.at("launcher.args").exists() && place.leftovers().is_empty());
+}
+
+#[test]
+fn doctor_ends_a_launcher_that_hangs() {
+    let place = Place::with_launcher();
+    fs::write(place.at("mode"), "hang").unwrap();
+    let output = output(doctor(&place, &["--json"]).env("MPICC_PROXY_START_TIMEOUT_S", "1"));
+    assert_eq!((output.status.code(), ill(&output)), (Some(1), vec!["ranks-start error".into()]));
+    assert!(!is_alive(launcher_pid(&place)));
+
+    fs::remove_file(place.at("launcher.args")).unwrap();
+    let child = start(&mut doctor(&place, &[]));
+    let pid = launcher_pid(&place);
+    signal(&child, Signal::SIGINT);
+    assert_sentence(&finish(child), 130, "SIGINT while the ranks were looked at");
+    assert!(!is_alive(pid) && place.leftovers().is_empty());
+}
+
+#[test]
+fn scripts_name_this_program() {
+    let place = Place::new();
+    let script = place.output(&["script", "slurm", "--nodes", "2", "--", "make", "a b"]);
+    assert!(script.status.success(), "{}", stderr(&script));
+    let line = format!("exec {} run -- make 'a b'\n", place.at("bin/mpicc-proxy").display());
+    assert!(stdout(&script).ends_with(&line), "{}", stdout(&script));
+    for mistake in [&["script", "pbs", "make"][..], &["script", "slurm"], &["script", "lsf", "--", "make"]] {
+        assert_eq!(place.output(mistake).status.code(), Some(2), "{mistake:?}");
+    }
 }
 
 // exec
@@ -441,6 +605,37 @@ fn exec_leaves_alone_what_is_no_plain_driver() {
     fs::remove_file(place.at("bin/mpicc-proxy-client")).unwrap();
     let (line, _) = show(&mut place.command(&[&["exec", "--", "gcc"], &SHOW[..]].concat()));
     assert_eq!(line, ["gcc", SHOW[0]]);
+}
+
+#[test]
+fn run_without_stderr_gives_none_to_the_command() {
+    let place = Place::new();
+    let program = place.at("bin/mpicc-proxy");
+    for (closed, expected) in [("", " 0 1 2"), ("2>&-", " 0 1"), ("0<&- 2>&-", " 1")] {
+        let open = "for n in 0 1 2; do [ ! -e /proc/$$/fd/$n ] || printf \" $n\"; done";
+        let script = format!("exec \"$0\" run sh -c '{open}' {closed}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(&program).env("MPICC_PROXY", "off").stdin(Stdio::null());
+        let output = output(&mut command);
+        assert_eq!(
+            (String::from_utf8_lossy(&output.stdout).as_ref(), output.status.code()),
+            (expected, Some(0)),
+            "{closed}"
+        );
+    }
+}
+
+#[test]
+fn explain_looks_at_the_environment() {
+    let place = Place::new();
+    let explained = |name: &str, value: &str| {
+        let mut command = place.command(&["explain", "--", "gcc", "-c", "a.c"]);
+        let output = output(command.env_clear().env(name, value));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(explained("LANG", "C").starts_with("remote: "));
+    assert!(explained("COMPILER_PATH", "/x").starts_with("local (environment"), "{}", explained("COMPILER_PATH", "/x"));
+    assert!(explained("LC_ALL", "de_DE.UTF-8").starts_with("local (locale"));
 }
 
 #[test]
@@ -555,7 +750,8 @@ fn a_session() {
 
     let rank = place.at("bin/mpicc-proxy-rank").display().to_string();
     let ready = option(&args, "--ready-file").display().to_string();
-    let options = ["--socket", socket.to_str().unwrap(), "--slots", "2", "--ready-file", &ready];
+    let session = option(&args, "--session").display().to_string();
+    let options = ["--socket", socket.to_str().unwrap(), "--slots", "2", "--ready-file", &ready, "--session", &session];
     let rank = [&[rank.as_str()], &options[..]].concat();
     let expected = [&["-n", "1"], &rank[..], &[":", "-n", "4", "env", "A=x y"], &rank].concat();
     assert!(args.ends_with(&expected.iter().map(|word| word.to_string()).collect::<Vec<_>>()), "{args:?}");
@@ -590,21 +786,10 @@ fn a_dispatcher_that_dies_costs_the_figures_and_nothing_else() {
     fs::write(place.at("mode"), "work").unwrap();
     let stats = place.at("stats.json");
     let script = r#"touch "$FAKE/begun"; while [ ! -e "$FAKE/go" ]; do sleep 0.02; done; echo done; exit 4"#;
-    let mut command = place.command(&["run", "--stats"]);
+    let mut command = place.command(&["run", "--relaunches", "0", "--stats"]);
     let child = start(command.arg(&stats).args(["sh", "-c", script]));
-    let args = launcher_args(&place);
-    let socket = option(&args, "--socket");
-    let listener = UnixListener::bind(&socket).unwrap();
-    fs::write(option(&args, "--ready-file"), "").unwrap();
-    // The first snapshot is answered; then rank 0 is gone, and its launcher too.
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut bytes = [0; 4096];
-    assert!(stream.read(&mut bytes).unwrap() > 0);
-    stream.write_all(&wire::frame(&ToClient::Status(Box::new(example())), b"").unwrap()).unwrap();
-    drop((stream, listener));
-    fs::write(place.at("stopped"), "").unwrap();
-    let pid = launcher_pid(&place);
-    eventually("the launcher ended", || !is_alive(pid));
+    let socket = play_rank_0_that_dies(&place);
+    assert!(!socket.with_file_name("socket.promise").exists());
     fs::write(place.at("go"), "").unwrap();
 
     let output = finish(child);
@@ -618,6 +803,61 @@ fn a_dispatcher_that_dies_costs_the_figures_and_nothing_else() {
     assert_eq!(object["complete"], false);
     let wall_s = object["wall_s"].as_f64().unwrap();
     assert_eq!(serde_json::from_value::<Stats>(object).unwrap(), Stats { wall_s, ..example() });
+}
+
+/// Plays a rank 0 that answers once and then is gone, and its launcher, too; its socket.
+fn play_rank_0_that_dies(place: &Place) -> PathBuf {
+    let args = launcher_args(place);
+    let socket = option(&args, "--socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::write(option(&args, "--ready-file"), "").unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut bytes = [0; 4096];
+    assert!(stream.read(&mut bytes).unwrap() > 0);
+    stream.write_all(&wire::frame(&ToClient::Status(Box::new(example())), b"").unwrap()).unwrap();
+    drop((stream, listener));
+    let pid = launcher_pid(place);
+    fs::remove_file(place.at("launcher.args")).unwrap();
+    fs::write(place.at("stopped"), "").unwrap();
+    eventually("the launcher ended", || !is_alive(pid));
+    socket
+}
+
+#[test]
+fn ranks_that_died_are_started_again() {
+    let place = Place::with_launcher();
+    fs::write(place.at("mode"), "work").unwrap();
+    let stats = place.at("stats.json");
+    let script = r#"while [ ! -e "$FAKE/go" ]; do sleep 0.02; done; exit 4"#;
+    let mut command = place.command(&["run", "--stats"]);
+    let child = start(command.arg(&stats).args(["sh", "-c", script]));
+    let first = launcher_args(&place);
+    let socket = play_rank_0_that_dies(&place);
+    assert!(socket.with_file_name("socket.promise").exists());
+    fs::remove_file(place.at("stopped")).unwrap();
+    assert_eq!(launcher_args(&place), first);
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::write(option(&first, "--ready-file"), "").unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    fs::write(place.at("go"), "").unwrap();
+    serve_one(stream);
+    fs::write(place.at("stopped"), "").unwrap();
+
+    let output = finish(child);
+    assert_sentence(
+        &output,
+        4,
+        "68 compiles on 4 ranks, 6 local (link 4, query 2), 24.7 s of compiler CPU remote; ranks",
+    );
+    assert_sentence(
+        &output,
+        4,
+        "were started again once (at last: mpiexec ended, exit status: 0), so some compiles are not counted; see ",
+    );
+    let log = socket.with_file_name("log");
+    assert!(log.exists() && !socket.exists() && !socket.with_file_name("socket.promise").exists());
+    let object: serde_json::Value = serde_json::from_str(&fs::read_to_string(&stats).unwrap()).unwrap();
+    assert_eq!((&object["relaunches"], &object["complete"]), (&1.into(), &false.into()));
 }
 
 #[test]
@@ -661,7 +901,7 @@ fn sigterm_and_sighup_are_passed_on_and_sigint_is_not() {
         let place = Place::with_launcher();
         let script = format!(
             r#"trap 'echo {name}; exit 9' {name}; trap 'echo INT' INT
-            touch "$FAKE/begun"; for turn in $(seq 6000); do sleep 0.02; done"#
+            list=$(seq 6000); touch "$FAKE/begun"; for turn in $list; do sleep 0.02; done"#
         );
         let (child, rank_0) = begin(&place, &script);
         signal(&child, Signal::SIGINT);
@@ -679,7 +919,7 @@ fn sigterm_and_sighup_are_passed_on_and_sigint_is_not() {
 fn signals_of_the_terminal() {
     // Ctrl-C reaches the command directly, once; a hang-up reaches the session leader, which passes it on.
     let script = r#"trap 'echo INT >>"$FAKE/got"' INT; trap 'echo HUP >>"$FAKE/got"; exit 6' HUP
-        touch "$FAKE/begun"; for turn in $(seq 6000); do sleep 0.02; done"#;
+        list=$(seq 6000); touch "$FAKE/begun"; for turn in $list; do sleep 0.02; done"#;
     let place = Place::with_launcher();
     let rank_0 = play_rank_0(&place);
     // Close-on-exec from the start: a copy of the master in any process, of other tests too, would delay the hang-up.

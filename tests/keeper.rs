@@ -14,6 +14,37 @@ fn keep(folder: &Path) -> Output {
 }
 
 #[test]
+fn a_folder_to_which_ranks_may_return_goes_at_once_when_the_session_is_over() {
+    let base = tempfile::tempdir().unwrap();
+    let [returning, over] = ["returning", "over"].map(|name| {
+        let root = base.path().join(format!("mpicc-proxy-0-{name}"));
+        fs::create_dir(&root).unwrap();
+        let rank = lock_folder(&root, FlockArg::LockShared).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mpicc-proxy"));
+        assert!(command.arg("keep").arg(&root).arg("--returns").status().unwrap().success());
+        (root, rank)
+    });
+    fs::write(over.0.join("over"), "").unwrap();
+    drop(over.1);
+    eventually_gone(&over.0);
+    drop(returning.1);
+    sleep(Duration::from_millis(300));
+    assert!(returning.0.exists(), "its ranks may return");
+    // They do, and the session ends.
+    let rank = lock_folder(&returning.0, FlockArg::LockShared).unwrap();
+    drop(rank);
+    fs::remove_dir_all(&returning.0).unwrap();
+}
+
+fn eventually_gone(root: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while root.exists() {
+        assert!(Instant::now() < deadline, "the folder stays");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn the_folder_goes_with_the_last_lock() {
     let base = tempfile::tempdir().unwrap();
     let root = base.path().join("mpicc-proxy-0-test");
@@ -28,11 +59,7 @@ fn the_folder_goes_with_the_last_lock() {
         assert!(root.exists(), "a rank still holds it");
         drop(rank);
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while root.exists() {
-        assert!(Instant::now() < deadline, "the folder stays");
-        sleep(Duration::from_millis(10));
-    }
+    eventually_gone(&root);
 }
 
 #[test]

@@ -15,10 +15,19 @@ use std::process::ExitCode;
 struct Arguments {
     #[command(flatten)]
     options: RankOptions,
+
+    /// Say what this rank sees of the job and its host, and be gone after so many seconds (`doctor` asks)
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    probe: Option<u32>,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().options) {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.probe {
+        Some(patience_s) => worker::probe::run(patience_s),
+        None => run(&arguments.options),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mpicc-proxy-rank: {error:#}");
@@ -43,6 +52,7 @@ fn run(options: &RankOptions) -> Result<()> {
                 ready_file: options.ready_file.clone(),
                 history: options.history(),
                 local_jobs: options.local_jobs,
+                session: options.session.clone(),
             },
         )
     } else {

@@ -116,9 +116,16 @@ impl Broker {
         Lending::Write
     }
 
+    /// The client of `action` lent the token of its `job` through another dispatcher, which wrote it.
+    pub fn adopt(&mut self, action: ActionId, jobserver: JobserverId, job: Job) {
+        if self.accounts.entry(jobserver).or_default().jobs.insert(job) {
+            self.lends.insert(action, Lend { jobserver, job });
+        }
+    }
+
     /// It could not be written, or its client took it back itself.
-    pub fn unlend(&mut self, action: ActionId) {
-        self.end(action);
+    pub fn unlend(&mut self, action: ActionId) -> Option<JobserverId> {
+        self.end(action)
     }
 
     /// The client of `action` wants its token. `true`: it has it. `false`: it waits.
@@ -193,6 +200,15 @@ impl Broker {
 
     pub fn is_lent(&self, action: ActionId) -> bool {
         self.lends.contains_key(&action)
+    }
+
+    /// Open lends and debts.
+    #[cfg(test)]
+    pub fn owed(&self, jobserver: JobserverId) -> (usize, usize) {
+        let Some(account) = self.accounts.get(&jobserver) else { return (0, 0) };
+        let lent = self.lends.values().filter(|lend| lend.jobserver == jobserver).count();
+        assert_eq!(lent, account.jobs.len(), "a job lends one token");
+        (lent, account.debts as usize)
     }
 
     fn end(&mut self, action: ActionId) -> Option<JobserverId> {
@@ -281,6 +297,17 @@ mod tests {
         assert!(!broker.is_open(PIPE));
         broker.abandon(4);
         assert!(!broker.is_open(PIPE), "it is gone, and so are its debts");
+    }
+
+    #[test]
+    fn what_was_lent_through_another_dispatcher_comes_back_through_this_one() {
+        let mut broker = Broker::default();
+        broker.adopt(1, PIPE, (10, 0));
+        assert!(broker.is_lent(1) && broker.is_open(PIPE) && !broker.is_owed(PIPE));
+        assert_eq!(broker.lend(2, PIPE, (10, 0), now()), Lending::Refused);
+        assert!(!broker.finish(1, LONG, now()));
+        assert_eq!(broker.took(PIPE, now()), Some(1));
+        assert!(!broker.is_open(PIPE));
     }
 
     #[test]

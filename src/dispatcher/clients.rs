@@ -3,17 +3,19 @@
 //!
 //! # Trust
 //! The socket lives in a folder only its owner may enter, and a peer with another uid is turned away. What a client
-//! sends is length-limited; a malformed frame closes its connection and nothing else.
+//! sends is length-limited, and what it does not read, too; a malformed frame closes its connection and nothing else.
+//! One of another version hears so ([`wire`], "Versions").
 
 use super::broker::JobserverId;
 use super::slots::User;
 use crate::event::Interest;
-use crate::wire::{self, ActionId, ToClient, ToDispatcher};
+use crate::wire::{self, ActionId, Greeting, ToClient, ToDispatcher};
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -24,13 +26,32 @@ pub type ClientId = u64;
 /// Bytes taken from one connection in one turn, so that no client starves the others.
 const READ_BYTES: usize = 256 << 10;
 
+/// Requests of one client in one turn. Those that are answered come one by one, and a client has three others at most;
+/// one that asks on and on would keep us from hearing the ranks.
+const REQUESTS_AT_ONCE_MAX: usize = 16;
+
+/// What may wait for one client to read it, in bytes. The largest results have some hundred MiB, and a client that was
+/// stopped (Ctrl-Z) reads them later; one that only writes is hung up on.
+const UNREAD_BYTES_MAX: usize = 1 << 30;
+
+/// What a client is to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Silent,
+    Greeted,
+    /// It asked for its compile: a connection is for one.
+    Asked,
+    /// It is of another version. What it says is not listened to, but taken, so that it comes to read our answer.
+    Refused,
+}
+
 struct Client {
     stream: UnixStream,
     /// Its process; `None`: it cannot be seen from here.
     pid: Option<u32>,
     input: Vec<u8>,
-    output: Vec<u8>,
-    greeted: bool,
+    output: VecDeque<u8>,
+    stage: Stage,
     action: Option<ActionId>,
 }
 
@@ -55,6 +76,7 @@ pub struct Clients {
     path: PathBuf,
     clients: BTreeMap<ClientId, Client>,
     next: ClientId,
+    unread_bytes_max: usize,
     /// Given up for a moment to turn away whom there is no descriptor for.
     reserve: Option<File>,
 }
@@ -76,7 +98,8 @@ impl Clients {
             UnixListener::bind(path).with_context(|| format!("cannot listen on the socket {}", path.display()))?;
         listener.set_nonblocking(true)?;
         let reserve = reserve();
-        Ok(Clients { listener, path: path.to_path_buf(), clients: BTreeMap::new(), next: 1, reserve })
+        let (path, clients, unread_bytes_max) = (path.to_path_buf(), BTreeMap::new(), UNREAD_BYTES_MAX);
+        Ok(Clients { listener, path, clients, next: 1, unread_bytes_max, reserve })
     }
 
     pub fn interest(&self, interest: &mut Interest<Token>) {
@@ -110,14 +133,14 @@ impl Clients {
                 continue;
             }
             let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0);
-            let client = Client { stream, pid, input: Vec::new(), output: Vec::new(), greeted: false, action: None };
-            self.clients.insert(self.next, client);
+            let (input, output) = Default::default();
+            self.clients.insert(self.next, Client { stream, pid, input, output, stage: Stage::Silent, action: None });
             self.next += 1;
         }
     }
 
     /// Reads what a client sent. The frames, and whether the connection is over (its action, if it waited for one, is
-    /// then nobody's).
+    /// then nobody's). A greeting among the frames: a compile of another version, which was refused.
     pub fn read(&mut self, id: ClientId) -> (Vec<ToDispatcher>, Option<Over>) {
         let Some(client) = self.clients.get_mut(&id) else { return (Vec::new(), None) };
         let mut frames = Vec::new();
@@ -141,8 +164,11 @@ impl Clients {
                 let parts = [IoSlice::new(&before), IoSlice::new(payload)];
                 let at_once = if client.output.is_empty() { client.stream.write_vectored(&parts) } else { Ok(0) };
                 let written = at_once.unwrap_or(0);
-                client.output.extend_from_slice(before.get(written..).unwrap_or_default());
-                client.output.extend_from_slice(&payload[written.saturating_sub(before.len())..]);
+                client.output.extend(before.get(written..).unwrap_or_default());
+                client.output.extend(&payload[written.saturating_sub(before.len())..]);
+                if client.output.len() > self.unread_bytes_max {
+                    client.hang_up();
+                }
                 self.write(id);
             }
             // Nothing of ours exceeds the limits; without its answer the client compiles locally.
@@ -184,7 +210,7 @@ impl Clients {
         for client in self.clients.values_mut() {
             let _ = client.stream.set_nonblocking(false);
             let _ = client.stream.set_write_timeout(Some(std::time::Duration::from_secs(1)));
-            let _ = client.stream.write_all(&client.output);
+            let _ = client.stream.write_all(client.output.make_contiguous());
         }
         let _ = std::fs::remove_file(&self.path);
     }
@@ -236,38 +262,73 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+        if self.stage == Stage::Silent {
+            self.be_greeted(frames)?;
+        }
+        if self.stage == Stage::Refused {
+            self.input.clear();
+        }
         while let Some((frame, _)) = wire::take_frame::<ToDispatcher>(&mut self.input)? {
-            match frame {
-                ToDispatcher::Hello { version } if version == wire::VERSION => self.greeted = true,
-                _ if !self.greeted => return Err(io::ErrorKind::InvalidData.into()),
-                frame => frames.push(frame),
+            match (self.stage, &frame) {
+                (Stage::Silent, ToDispatcher::Hello { version: wire::VERSION }) => {
+                    self.stage = Stage::Greeted;
+                    continue;
+                }
+                (Stage::Silent, _) | (_, ToDispatcher::Hello { .. }) | (Stage::Asked, ToDispatcher::Compile { .. }) => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                (_, ToDispatcher::Compile { .. }) => self.stage = Stage::Asked,
+                _ => {}
             }
+            if frames.len() == REQUESTS_AT_ONCE_MAX {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            frames.push(frame);
+        }
+        if wire::lacking(&self.input)? > wire::REQUEST_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(open)
     }
 
+    /// # Errors
+    /// It does not greet.
+    fn be_greeted(&mut self, frames: &mut Vec<ToDispatcher>) -> io::Result<()> {
+        let Some(Greeting { version, compiles }) = wire::greeting(&self.input)? else { return Ok(()) };
+        if version != wire::VERSION {
+            self.stage = Stage::Refused;
+            frames.extend(compiles.then_some(ToDispatcher::Hello { version }));
+            let refusal = ToClient::RunLocally { reason: wire::OTHER_VERSION.to_owned(), detail: String::new() };
+            self.output.extend(wire::frame(&refusal, &[])?);
+            self.write();
+        }
+        Ok(())
+    }
+
+    /// What it finds out when it is read next.
+    fn hang_up(&mut self) {
+        self.output = VecDeque::new();
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// `false`: the peer is gone.
     fn write(&mut self) -> bool {
-        let mut written = 0;
-        let open = loop {
-            if written == self.output.len() {
-                break true;
-            }
-            match self.stream.write(&self.output[written..]) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
+        while !self.output.is_empty() {
+            match self.stream.write(self.output.as_slices().0) {
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break false,
+                Err(_) => return false,
             }
-        };
-        self.output.drain(..written);
-        open
+        }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Place, SlotUser};
 
     fn connected() -> (tempfile::TempDir, Clients, UnixStream) {
         let dir = tempfile::tempdir().unwrap();
@@ -298,11 +359,97 @@ mod tests {
         assert!(matches!(wire::take_frame::<ToClient>(&mut answer), Ok(Some((ToClient::Stopping, _)))));
     }
 
+    fn frames(requests: &[ToDispatcher]) -> Vec<u8> {
+        requests.iter().flat_map(|request| wire::frame(request, b"").unwrap()).collect()
+    }
+
+    fn compile() -> ToDispatcher {
+        let invocation = Box::new(wire::tests::invocation());
+        ToDispatcher::Compile { invocation, place: Place::Slot(SlotUser::Client), lent: false }
+    }
+
     #[test]
-    fn a_request_without_greeting_and_another_version_are_refused() {
+    fn a_request_without_greeting_is_refused() {
         let (_dir, mut clients, mut stream) = connected();
-        stream.write_all(&wire::frame(&ToDispatcher::Hello { version: wire::VERSION + 1 }, b"").unwrap()).unwrap();
+        stream.write_all(&frames(&[ToDispatcher::Status])).unwrap();
+        assert_eq!(clients.read(1).1, Some(Over { action: None }));
+    }
+
+    #[test]
+    fn another_version_hears_so_whatever_it_says() {
+        let hello = ToDispatcher::Hello { version: wire::VERSION + 1 };
+        // No message of ours, but one that begins like a compile; then one that we could not even tell the end of.
+        let odd = |number: u32| [&[9, 0, 0, 0, 0, 0, 0, 0][..], &number.to_le_bytes(), &[0xff; 5]].concat();
+        for (number, counts) in [(1, true), (5, false)] {
+            let (_dir, mut clients, mut stream) = connected();
+            stream.write_all(&[frames(std::slice::from_ref(&hello)), odd(number), vec![0xff; 64]].concat()).unwrap();
+            let (read, over) = clients.read(1);
+            assert_eq!((read.len(), over), (usize::from(counts), None));
+            assert!(read.iter().all(|frame| matches!(frame, ToDispatcher::Hello { .. })));
+            let mut answer = vec![0; 41];
+            stream.read_exact(&mut answer).unwrap();
+            let answer = wire::take_frame::<ToClient>(&mut answer).unwrap();
+            assert!(matches!(answer, Some((ToClient::RunLocally { reason, .. }, _)) if reason == wire::OTHER_VERSION));
+            stream.write_all(&[0xff; 64]).unwrap();
+            assert!(matches!(clients.read(1), (frames, None) if frames.is_empty()), "it is not listened to");
+            drop(stream);
+            assert!(clients.read(1).1.is_some());
+        }
+    }
+
+    #[test]
+    fn a_connection_is_for_one_compile() {
+        let (_dir, mut clients, mut stream) = connected();
+        let hello = ToDispatcher::Hello { version: wire::VERSION };
+        stream.write_all(&frames(&[hello, compile(), ToDispatcher::Published(Default::default())])).unwrap();
+        assert!(matches!(clients.read(1), (frames, None) if frames.len() == 2));
+        stream.write_all(&frames(&[compile()])).unwrap();
         assert!(clients.read(1).1.is_some());
+    }
+
+    #[test]
+    fn who_asks_on_and_on_is_hung_up_on() {
+        let (_dir, mut clients, mut stream) = connected();
+        let hello = frames(&[ToDispatcher::Hello { version: wire::VERSION }]);
+        let asks = |times: usize| frames(&vec![ToDispatcher::Status; times]);
+        stream.write_all(&[hello, asks(REQUESTS_AT_ONCE_MAX)].concat()).unwrap();
+        assert!(matches!(clients.read(1), (frames, None) if frames.len() == REQUESTS_AT_ONCE_MAX));
+        stream.write_all(&asks(5000)).unwrap();
+        assert!(matches!(clients.read(1), (frames, Some(_)) if frames.len() == REQUESTS_AT_ONCE_MAX));
+    }
+
+    #[test]
+    fn what_is_announced_is_not_believed() {
+        for bytes in [wire::REQUEST_BYTES_MAX as u32 + 100, wire::HEAD_BYTES_MAX as u32 + 1, u32::MAX] {
+            let (_dir, mut clients, mut stream) = connected();
+            stream.write_all(&frames(&[ToDispatcher::Hello { version: wire::VERSION }])).unwrap();
+            stream.write_all(&[bytes.to_le_bytes(), [0; 4]].concat()).unwrap();
+            assert_eq!(clients.read(1).1, Some(Over { action: None }), "{bytes}");
+        }
+        // What is allowed takes memory as it comes, and may come as slowly as it likes.
+        let (_dir, mut clients, mut stream) = connected();
+        stream.write_all(&frames(&[ToDispatcher::Hello { version: wire::VERSION }])).unwrap();
+        stream.write_all(&[(wire::REQUEST_BYTES_MAX as u32).to_le_bytes(), [0; 4]].concat()).unwrap();
+        for _ in 0..100 {
+            stream.write_all(&[7]).unwrap();
+            assert!(matches!(clients.read(1), (frames, None) if frames.is_empty()));
+        }
+        assert!(clients.clients[&1].input.capacity() < 1 << 10);
+    }
+
+    #[test]
+    fn who_never_reads_is_hung_up_on() {
+        let (_dir, mut clients, _stream) = connected();
+        clients.unread_bytes_max = 3 * wire::PAYLOAD_BYTES_MAX;
+        clients.set_action(1, Some(42));
+        let payload = vec![7; wire::PAYLOAD_BYTES_MAX];
+        let mut send = || {
+            clients.send(1, &ToClient::Chunk { stream: wire::Stream::Stdout }, &payload);
+            clients.clients[&1].output.capacity()
+        };
+        assert!((0..3).all(|_| send() > 0), "it may read later");
+        assert_eq!(send(), 0);
+        assert_eq!(clients.read(1).1, Some(Over { action: Some(42) }));
     }
 
     #[test]

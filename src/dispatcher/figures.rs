@@ -2,13 +2,31 @@
 //! later ones, and a mean hides both.
 
 use crate::wire::{ActionFigures, PerAction};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Actions that medians are made of: the last so many.
 const KEPT: usize = 4096;
 
 /// Figures of single actions in the statistics, so that a reader can judge a part of a session.
 const RECENT: usize = 512;
+
+/// Reasons that are told apart, and how long one may be. There are fewer than a hundred of ours, all short; clients say
+/// which.
+const REASONS_MAX: usize = 200;
+const REASON_BYTES_MAX: usize = 40;
+
+/// What reasons beyond that are counted as.
+const ODD_REASON: &str = "odd";
+
+/// Counts a reason. What is no name is not repeated: it may end up on somebody's terminal.
+pub fn count(reasons: &mut BTreeMap<String, u64>, reason: String) {
+    let is_name =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let is_known = reason.len() <= REASON_BYTES_MAX
+        && is_name(&reason)
+        && (reasons.len() < REASONS_MAX || reasons.contains_key(&reason));
+    *reasons.entry(if is_known { reason } else { ODD_REASON.to_owned() }).or_default() += 1;
+}
 
 #[derive(Default)]
 pub struct Figures {
@@ -67,6 +85,18 @@ mod tests {
         assert_eq!(spread(vec![7]), [7, 7]);
         assert_eq!(spread((1..=100).rev().collect()), [50, 90]);
         assert_eq!(spread(vec![1, 2, 3]), [2, 3]);
+    }
+
+    #[test]
+    fn reasons_are_names_and_not_too_many() {
+        let mut reasons = BTreeMap::new();
+        for reason in ["link", "link", "\x1b[2J", "", &"x".repeat(REASON_BYTES_MAX + 1)] {
+            count(&mut reasons, reason.to_owned());
+        }
+        assert_eq!(reasons, [("".into(), 1), ("link".into(), 2), (ODD_REASON.into(), 2)].into());
+        (0..2 * REASONS_MAX).for_each(|number| count(&mut reasons, format!("reason-{number}")));
+        count(&mut reasons, "link".to_owned());
+        assert_eq!((reasons.len(), reasons["link"]), (REASONS_MAX, 3));
     }
 
     #[test]

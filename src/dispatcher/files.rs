@@ -21,7 +21,7 @@ use crate::wire::{Digest, Record, RecordId};
 use mpicc_proxy_abi::table::{ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, ENTRIES_MAX, Stat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -40,6 +40,10 @@ impl PathId {
 
 /// Contents kept in memory for ranks that ask again, in bytes.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
+
+/// Largest file whose content a compile on a rank can have, in bytes: it passes through our memory as a whole. What reads a
+/// larger one runs on the head.
+const CONTENT_BYTES_MAX: u64 = 1 << 30;
 
 struct PathState {
     path: Rc<[u8]>,
@@ -217,7 +221,13 @@ impl HeadTree {
             return Ok(Rc::clone(content));
         }
         let path = Path::new(OsStr::from_bytes(&record.path));
-        let content = if is_directory(&record.stat) { listing::of(path)? } else { std::fs::read(path)? };
+        let content = if is_directory(&record.stat) {
+            listing::of(path)?
+        } else {
+            let mut content = Vec::new();
+            std::fs::File::open(path)?.take(digest.bytes + 1).read_to_end(&mut content)?;
+            content
+        };
         if Digest::of(&content) != digest {
             return Err(io::Error::other("the file changed since it was promised"));
         }
@@ -381,14 +391,16 @@ fn from_metadata(m: &std::fs::Metadata) -> Stat {
 }
 
 /// Identity and content of a file, from the same open file; again if it changed while it was read.
+/// `None`: it is too large, or changes all the time, or cannot be read.
 fn read_file(path: &Path) -> Option<(Stat, Vec<u8>)> {
-    use std::io::Read;
     const TRIES: u32 = 3;
     for _ in 0..TRIES {
         let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
         let before = from_metadata(&file.metadata().ok()?);
-        let mut content = Vec::with_capacity(before.size.max(0) as usize);
-        file.read_to_end(&mut content).ok()?;
+        let bytes = u64::try_from(before.size).ok().filter(|bytes| *bytes <= CONTENT_BYTES_MAX)?;
+        // The byte more saves a second allocation at the end of the file.
+        let mut content = Vec::with_capacity(bytes as usize + 1);
+        file.by_ref().take(bytes + 1).read_to_end(&mut content).ok()?;
         let after = from_metadata(&file.metadata().ok()?);
         if same_stat(&before, &after) && content.len() as i64 == after.size {
             return Some((after, content));
@@ -468,6 +480,24 @@ mod tests {
         fs::remove_file(&file).unwrap();
         let gone = id_of(&mut tree, &file);
         assert_eq!(tree.record(gone).unwrap().stat_errno, libc::ENOENT);
+    }
+
+    #[test]
+    fn what_is_too_large_has_no_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large");
+        // More than there is memory for, and next to nothing on the disk.
+        fs::File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        let mut tree = HeadTree::default();
+        let id = id_of(&mut tree, &path);
+        let record = tree.record(id).unwrap();
+        assert_eq!((record.stat.size, record.digest), (1 << 42, None));
+        assert_eq!(id_of(&mut tree, &path), id);
+        fs::write(&path, "small").unwrap();
+        let id = id_of(&mut tree, &path);
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 42).unwrap();
+        tree.contents.clear();
+        assert!(tree.content(id).is_err(), "it has grown since");
     }
 
     #[test]

@@ -4,31 +4,29 @@
 //! A process that cannot be seen from here (another PID namespace) is not counted: its work is not held up.
 
 use super::clients::{ClientId, Token};
+use super::outside::Outside;
 use super::slots::{Patience, Slots, User};
 use crate::event::Interest;
-use crate::pidfd;
 use crate::wire::{ActionId, SlotCounts, ToClient};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::AsRawFd;
 
-/// If no slot has moved for so long, compilers may be waiting for each other, or for a result.
-const STALLED: Duration = Duration::from_secs(5);
-
-pub struct LocalWork {
+pub struct LocalWork<O: Outside> {
+    outside: O,
     slots: Slots,
-    processes: BTreeMap<User, OwnedFd>,
+    processes: BTreeMap<User, O::Process>,
     /// Frames for those that wait.
     held: BTreeMap<ClientId, ToClient>,
     released: Vec<(ClientId, ToClient)>,
     counts: SlotCounts,
 }
 
-impl LocalWork {
-    pub fn new(limit: u32) -> LocalWork {
+impl<O: Outside> LocalWork<O> {
+    pub fn new(outside: O, limit: u32) -> LocalWork<O> {
         LocalWork {
-            slots: Slots::new(limit, Instant::now()),
+            slots: Slots::new(limit, outside.now()),
+            outside,
             processes: BTreeMap::new(),
             held: BTreeMap::new(),
             released: Vec::new(),
@@ -42,7 +40,7 @@ impl LocalWork {
 
     /// The user is to work here; `client` hears `frame` when it may.
     pub fn enter(&mut self, user: User, client: ClientId, frame: ToClient, patience: Patience) {
-        if !self.watch(user) || self.slots.enter(user, client, patience, Instant::now()) {
+        if !self.watch(user) || self.slots.enter(user, client, patience, self.outside.now()) {
             self.released.push((client, frame));
         } else {
             self.counts.waited += 1;
@@ -52,7 +50,7 @@ impl LocalWork {
 
     /// A compile of the user has a slot on a rank: its slot here, if it has one, is for others meanwhile.
     pub fn lend(&mut self, user: User, action: ActionId) {
-        if self.slots.lend(user, action, Instant::now()) {
+        if self.slots.lend(user, action, self.outside.now()) {
             self.counts.lent += 1;
             self.grant();
         }
@@ -60,7 +58,7 @@ impl LocalWork {
 
     /// The action of a user is over; `client` hears `last` when the slot lent for it is back.
     pub fn come_back(&mut self, user: User, action: ActionId, client: ClientId, last: ToClient) {
-        if self.slots.come_back(user, action, client, Instant::now()) {
+        if self.slots.come_back(user, action, client, self.outside.now()) {
             self.released.push((client, last));
         } else {
             self.held.insert(client, last);
@@ -73,14 +71,14 @@ impl LocalWork {
 
     /// What the user does from here on asks for slots itself.
     pub fn leave(&mut self, user: User) {
-        self.slots.leave(user, Instant::now());
+        self.slots.leave(user, self.outside.now());
         self.grant();
     }
 
     /// The process of a user has ended.
     pub fn ended(&mut self, user: User) {
         self.processes.remove(&user);
-        let orphans = self.slots.ended(user, Instant::now());
+        let orphans = self.slots.ended(user, self.outside.now());
         self.release(orphans);
         self.grant();
     }
@@ -103,9 +101,8 @@ impl LocalWork {
 
     /// Lets those go that waited long enough.
     pub fn release_overdue(&mut self) {
-        if self.slots.is_impatient() {
-            let now = Instant::now();
-            let overdue = self.slots.overdue(now.checked_sub(STALLED).unwrap_or(now), now);
+        if !self.held.is_empty() {
+            let overdue = self.slots.overdue(self.outside.now());
             self.counts.beyond += overdue.len() as u64;
             self.release(overdue);
         }
@@ -124,8 +121,13 @@ impl LocalWork {
         SlotCounts { limit: self.limit(), ..self.counts.clone() }
     }
 
+    #[cfg(test)]
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     fn grant(&mut self) {
-        let granted = self.slots.grant(Instant::now());
+        let granted = self.slots.grant(self.outside.now());
         self.release(granted);
     }
 
@@ -139,7 +141,7 @@ impl LocalWork {
     fn watch(&mut self, user: User) -> bool {
         match self.processes.entry(user) {
             Entry::Occupied(_) => true,
-            Entry::Vacant(room) => pidfd::open(user).map(|process| room.insert(process)).is_ok(),
+            Entry::Vacant(room) => self.outside.watch(user).map(|process| room.insert(process)).is_some(),
         }
     }
 }
@@ -147,16 +149,18 @@ impl LocalWork {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatcher::outside::Head;
     use std::process::{Command, Stdio};
+    use std::time::Duration;
 
     #[test]
     fn a_slot_is_free_when_its_process_ends() {
-        let mut work = LocalWork::new(1);
+        let mut work = LocalWork::new(Head, 1);
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let own = std::process::id();
-        work.enter(child.id(), 1, ToClient::Go, Patience::Endless);
+        work.enter(child.id(), 1, ToClient::Go, Patience::Long);
         assert!(matches!(work.released()[..], [(1, ToClient::Go)]));
-        work.enter(own, 2, ToClient::Go, Patience::Endless);
+        work.enter(own, 2, ToClient::Go, Patience::Long);
         assert_eq!((work.released().len(), work.waiting().collect::<Vec<_>>()), (0, vec![2]));
         let mut interest = Interest::default();
         work.interest(&mut interest);
@@ -171,10 +175,10 @@ mod tests {
 
     #[test]
     fn who_goes_while_waiting_leaves_nothing() {
-        let mut work = LocalWork::new(1);
+        let mut work = LocalWork::new(Head, 1);
         let [own, parent] = [std::process::id(), std::os::unix::process::parent_id()];
-        work.enter(own, 1, ToClient::Go, Patience::Endless);
-        work.enter(parent, 2, ToClient::Go, Patience::Endless);
+        work.enter(own, 1, ToClient::Go, Patience::Long);
+        work.enter(parent, 2, ToClient::Go, Patience::Long);
         work.forget(1);
         assert_eq!(work.processes.len(), 2, "the first has its slot");
         work.forget(2);
@@ -183,10 +187,10 @@ mod tests {
 
     #[test]
     fn who_cannot_be_seen_is_not_held_up() {
-        let mut work = LocalWork::new(1);
+        let mut work = LocalWork::new(Head, 1);
         for client in [1, 2] {
             // No process has this id: it is above the kernel's limit.
-            work.enter(u32::MAX >> 1, client, ToClient::Go, Patience::Endless);
+            work.enter(u32::MAX >> 1, client, ToClient::Go, Patience::Long);
         }
         assert_eq!(work.released().len(), 2);
     }

@@ -7,21 +7,26 @@
 
 mod broker;
 pub mod clients;
+mod demand;
 mod environments;
 mod figures;
 pub mod files;
 mod folders;
 pub mod history;
 pub mod listing;
+mod liveness;
 mod local;
 mod locks;
 mod meter;
+mod outside;
 mod places;
 pub mod queue;
 #[cfg(test)]
 mod random;
 mod ranks;
 mod shipments;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod tokens;
 mod toolchains;
@@ -40,11 +45,14 @@ use crate::wire::{
 };
 use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
+use demand::Demand;
 use environments::Environments;
 use figures::Figures;
 use files::HeadTree;
-use history::{History, Running};
+use history::{Cost, History, Running};
+use liveness::SILENCE_MAX;
 use meter::{Meter, Part};
+use outside::Head;
 use places::{Peer, Places};
 use queue::{Command, Event, Queue, Rank};
 use ranks::{Ranks, Source};
@@ -56,8 +64,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use toolchains::{Lookup, Toolchains};
 
-/// A worker rank this long without a sign of life is lost. Far above what a loaded host delays a heartbeat by.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// How many times what it last took a compile may take; at least [`TIME_MAX_LEAST`], since hosts and sources differ.
+const TIMES_MAX: u32 = 20;
+const TIME_MAX_LEAST: Duration = Duration::from_secs(20 * 60);
+
+/// How long a compile may take of which nothing is known. The longest that people speak of take an hour.
+const TIME_MAX_UNKNOWN: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// A loop that has not turned for so long was stopped from outside: clients may have given it up.
 const FROZEN: Duration = Duration::from_secs(10);
@@ -77,6 +89,8 @@ pub struct Options {
     pub history: Option<PathBuf>,
     /// Slots of the head; `None`: the CPUs that rank 0 may use.
     pub local_jobs: Option<u32>,
+    /// The name of a session whose ranks are started again when they die.
+    pub session: Option<String>,
 }
 
 struct Action {
@@ -88,8 +102,14 @@ struct Action {
     epoch: u32,
     /// What it is predicted from and was told, while it runs.
     running: Option<Running>,
+    /// When it was assigned, while it runs.
+    since: Option<Instant>,
+    /// What it took when it last ran.
+    cost: Option<Cost>,
     /// A part of the result went to the client already.
     streamed: bool,
+    /// Why ranks did not carry it out.
+    causes: Vec<String>,
     /// Bytes sent to ranks for it.
     sent_bytes: u64,
 }
@@ -127,6 +147,10 @@ struct Dispatcher {
     /// Who is there is not known yet.
     thawing: bool,
     stopping: bool,
+    /// The ranks of the session are started again when they die.
+    returns: bool,
+    /// All workers are lost, so this dispatcher ends for another to come.
+    is_forsaken: bool,
 }
 
 /// Runs rank 0 until it is told to stop (by a client, SIGTERM or SIGINT).
@@ -141,13 +165,13 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         dismiss(link, 1..);
         return Err(error);
     }
-    let Some(ranks) = Ranks::assemble(&mut link, &signals)? else { return Ok(()) };
+    let Some(ranks) = Ranks::assemble(&mut link, &signals, options.session.as_deref())? else { return Ok(()) };
     let _ = std::fs::remove_file(paths::silence_mark(&options.socket));
     let clients = Clients::listen(&options.socket)?;
     let mut queue = Queue::default();
-    for (rank, slots) in ranks.slots() {
+    for joined in ranks.joined() {
         // Nothing is waiting yet, so nothing is to be done.
-        queue.step(Event::RankJoined { rank, slots });
+        queue.step(joined);
     }
     let toolchains = Toolchains::new(history.earlier_readings())?;
     let mut dispatcher = Dispatcher {
@@ -160,7 +184,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         toolchains,
         shipments: Shipments::default(),
         environments: Environments::default(),
-        places: Places::new(options.local_jobs.unwrap_or_else(jobs::own_cpus)),
+        places: Places::new(Head, options.local_jobs.unwrap_or_else(jobs::own_cpus)),
         meter: Meter::default(),
         figures: Figures::default(),
         actions: BTreeMap::new(),
@@ -173,6 +197,8 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         silence_mark: paths::silence_mark(&options.socket),
         thawing: false,
         stopping: false,
+        returns: options.session.is_some(),
+        is_forsaken: false,
     };
     if let Some(path) = &options.ready_file {
         write_ready_file(path).with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -180,6 +206,11 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
     let result = dispatcher.serve(&signals);
     dispatcher.shut_down(options);
     result
+}
+
+/// How long a rank may work on an action.
+fn time_limit(cost: Option<Cost>) -> Duration {
+    cost.map_or(TIME_MAX_UNKNOWN, |cost| (TIMES_MAX * cost.wall).max(TIME_MAX_LEAST))
 }
 
 /// Appears with its content: whoever waits for it never reads half of it.
@@ -202,6 +233,9 @@ impl Dispatcher {
             turned = Instant::now();
             if self.handle_messages()? {
                 backoff.reset();
+            }
+            for rank in self.link.take_failed() {
+                self.lose(rank)?;
             }
             if Instant::now() >= beat_at {
                 beat_at = Instant::now() + BEAT;
@@ -232,8 +266,9 @@ impl Dispatcher {
     }
 
     /// Hears which clients have given us up, before anything is done for them: a token is lent for one that has it in use,
-    /// or taken for one that takes it itself.
+    /// or taken for one that takes it itself. What ranks said meanwhile is read in the turns to come.
     fn thaw(&mut self) -> Result<()> {
+        self.ranks.pardon(Instant::now());
         self.show_life();
         self.thawing = true;
         let mut interest = Interest::default();
@@ -277,7 +312,7 @@ impl Dispatcher {
                 if let Some((frames, over)) = read {
                     for frame in frames {
                         match (frame, action) {
-                            (ToDispatcher::TakesBack, Some(action)) => self.places.forget(action),
+                            (ToDispatcher::TakesBack, _) => _ = self.places.forget(client, action),
                             // It has not waited for us to look, and its token is its own.
                             (ToDispatcher::Compile { .. }, _) if over.is_some() => {}
                             (frame, _) => self.handle_frame(client, frame)?,
@@ -298,31 +333,38 @@ impl Dispatcher {
 
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
-            ToDispatcher::Hello { .. } | ToDispatcher::TakesBack => {}
-            ToDispatcher::Compile { invocation, place } if invocation.viewpoint != self.viewpoint => {
+            ToDispatcher::TakesBack => {}
+            ToDispatcher::Hello { .. } => self.note_local(wire::OTHER_VERSION.to_owned()),
+            ToDispatcher::Compile { invocation, place, .. } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
-                let last = ToClient::RunLocally { reason: reason.clone() };
+                let last = ToClient::RunLocally { reason: reason.clone(), detail: String::new() };
                 match place {
                     Place::Slot(user) => self.places.enter(self.peer(client), user, last),
                     Place::Token(_) | Place::FixedToken(_) => self.clients.send(client, &last, &[]),
                 }
                 self.note_local(reason);
             }
-            ToDispatcher::Compile { invocation, place } => {
+            ToDispatcher::Compile { invocation, place, lent } => {
                 self.tree.ask();
                 let action = self.next_action;
                 self.next_action += 1;
+                if lent {
+                    self.places.adopt(action, &place);
+                }
                 let lookup = self.toolchains.lookup(&invocation, action);
                 self.actions.insert(
                     action,
                     Action {
                         client,
+                        cost: self.history.cost(&invocation),
                         invocation: *invocation,
                         place,
                         toolchain: 0,
                         epoch: 0,
                         running: None,
+                        since: None,
                         streamed: false,
+                        causes: Vec::new(),
                         sent_bytes: 0,
                     },
                 );
@@ -368,7 +410,8 @@ impl Dispatcher {
         match toolchain {
             Ok(toolchain) => {
                 state.toolchain = toolchain;
-                self.step(Event::Submitted { action, toolchain })
+                let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
+                self.step(Event::Submitted { action, toolchain, demand })
             }
             Err(reason) => {
                 self.run_locally(action, reason);
@@ -431,13 +474,18 @@ impl Dispatcher {
         let sent_before = self.link.bytes().0;
         self.meter.enter(Part::Validate);
         self.tree.reserve(predicted.len());
-        let valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
+        let mut valid: Vec<RecordId> = predicted.into_iter().map(|path| self.tree.validate(path)).collect();
         self.meter.enter(Part::Rest);
         let mut records = Vec::new();
         let mut lacking = Lacking::default();
-        for id in &valid {
-            records.extend(self.new_record(rank, *id, &mut lacking));
+        let (mut told, mut bytes) = (0, 0);
+        while told < valid.len() && bytes < wire::RECORDS_BYTES_MAX {
+            let record = self.new_record(rank, valid[told], &mut lacking);
+            bytes += record.as_ref().map_or(0, Record::bytes_at_most);
+            records.extend(record);
+            told += 1;
         }
+        valid.truncate(told);
         self.provide(rank, lacking)?;
         let epoch = self.tree.epoch();
         let assignment =
@@ -446,6 +494,7 @@ impl Dispatcher {
         if let Some(state) = self.actions.get_mut(&action) {
             state.epoch = epoch;
             state.running = Some(running);
+            state.since = Some(Instant::now());
         }
         self.charge(action, sent_before);
         self.lend(action);
@@ -478,8 +527,9 @@ impl Dispatcher {
     }
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
-        if let Some(Action { client, place, .. }) = self.actions.remove(&action) {
-            self.places.finish(action, self.peer(client), &place, ToClient::RunLocally { reason: reason.clone() });
+        if let Some(Action { client, place, causes, .. }) = self.actions.remove(&action) {
+            let last = ToClient::RunLocally { reason: reason.clone(), detail: causes.join("; ") };
+            self.places.finish(action, self.peer(client), &place, last);
         }
         self.note_local(reason);
     }
@@ -493,9 +543,16 @@ impl Dispatcher {
                 return Ok(handled > 0);
             };
             self.meter.enter(Part::Codec);
-            let (head, payload) = wire::take_message(&message)?;
+            let (head, payload) = match wire::take_message(&message) {
+                Ok(message) => message,
+                Err(error) => {
+                    eprintln!("mpicc-proxy-rank: rank {rank} is not to be understood ({error}); it is given up");
+                    self.lose(rank)?;
+                    continue;
+                }
+            };
             self.meter.enter(Part::Rest);
-            if self.ranks.heard(rank) {
+            if self.ranks.heard(rank, Instant::now()) {
                 self.handle_message(rank, head, payload)?;
             }
         }
@@ -520,6 +577,10 @@ impl Dispatcher {
                     self.tell(rank, &ToRank::BlobGone { digest })
                 }
             }
+            FromRank::Has { contents } => {
+                self.ranks.note_contents(rank, contents);
+                Ok(())
+            }
             FromRank::Room { enough } => self.step(Event::RankRoom { rank, enough }),
             FromRank::Chunk { action, stream } => {
                 if self.queue.rank_of(action) == Some(rank) {
@@ -539,6 +600,7 @@ impl Dispatcher {
                     return Ok(());
                 }
                 eprintln!("mpicc-proxy-rank: rank {rank} refused action {action}: {reason}: {detail}");
+                self.note_cause(action, rank, &format!("{reason}: {detail}"));
                 self.step(Event::Refused { action, reason, retry })
             }
         }
@@ -683,6 +745,10 @@ impl Dispatcher {
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(state) = self.actions.remove(&action) else { return };
+        if let (Exit::Code(0), Some(running), Some(since)) = (result.exit, &state.running, state.since) {
+            let cost = Cost { peak_bytes: result.peak_bytes, wall: since.elapsed() };
+            self.history.learn_cost(running, cost);
+        }
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });
         if state.epoch == self.tree.epoch()
             && let Some(running) = &state.running
@@ -695,14 +761,11 @@ impl Dispatcher {
     }
 
     fn beat(&mut self) -> Result<()> {
-        for rank in self.ranks.silent_for(SILENCE_MAX) {
+        for rank in self.ranks.silent(Instant::now()) {
             eprintln!("mpicc-proxy-rank: rank {rank} gave no sign of life for {} s; it is lost", SILENCE_MAX.as_secs());
-            self.ranks.lose(rank);
-            let again = self.shipments.lost(rank);
-            self.look_again(again)?;
-            self.link.forget(rank);
-            self.step(Event::RankLost { rank })?;
+            self.lose(rank)?;
         }
+        self.give_up_endless()?;
         for rank in self.ranks.alive() {
             if self.link.is_silent_to(rank, wire::SILENCE) {
                 self.tell(rank, &ToRank::Heartbeat)?;
@@ -710,6 +773,49 @@ impl Dispatcher {
         }
         if self.showed_life.elapsed() >= wire::SIGN_OF_LIFE {
             self.show_life();
+        }
+        Ok(())
+    }
+
+    /// Why a rank did not carry out an action, for those who ask why it ran locally in the end.
+    fn note_cause(&mut self, action: ActionId, rank: Rank, why: &str) {
+        if let Some(action) = self.actions.get_mut(&action) {
+            action.causes.push(format!("rank {rank} on {}: {why}", self.ranks.host(rank)));
+        }
+    }
+
+    fn lose(&mut self, rank: Rank) -> Result<()> {
+        let of_it = |action: &&ActionId| self.queue.rank_of(**action) == Some(rank);
+        let lost: Vec<ActionId> = self.actions.keys().filter(of_it).copied().collect();
+        for action in lost {
+            self.note_cause(action, rank, "lost");
+        }
+        self.ranks.lose(rank);
+        if self.returns && self.ranks.alive().is_empty() {
+            eprintln!("mpicc-proxy-rank: all workers are lost; rank 0 ends, so that ranks are started again");
+            (self.is_forsaken, self.stopping) = (true, true);
+            return Ok(());
+        }
+        let again = self.shipments.lost(rank);
+        self.look_again(again)?;
+        self.link.forget(rank);
+        self.step(Event::RankLost { rank })
+    }
+
+    /// A compile that takes far too long hangs: another rank may do better, and if not, it hangs where the user sees it.
+    fn give_up_endless(&mut self) -> Result<()> {
+        let is_endless = |action: &Action| action.since.is_some_and(|since| since.elapsed() > time_limit(action.cost));
+        let endless: Vec<ActionId> =
+            self.actions.iter().filter(|(_, action)| is_endless(action)).map(|(id, _)| *id).collect();
+        for action in endless {
+            let Some(rank) = self.queue.rank_of(action) else { continue };
+            let limit_s = time_limit(self.actions[&action].cost).as_secs();
+            eprintln!(
+                "mpicc-proxy-rank: rank {rank} worked on action {action} for more than {limit_s} s; it is given up"
+            );
+            self.tell(rank, &ToRank::Cancel { action })?;
+            self.note_cause(action, rank, &format!("more than {limit_s} s"));
+            self.step(Event::Refused { action, reason: "timeout".to_owned(), retry: true })?;
         }
         Ok(())
     }
@@ -726,7 +832,7 @@ impl Dispatcher {
 
     fn note_local(&mut self, reason: String) {
         self.stats.actions.local += 1;
-        *self.stats.local_reasons.entry(reason).or_default() += 1;
+        figures::count(&mut self.stats.local_reasons, reason);
     }
 
     fn note_client_cpu(&mut self, us: u64) {
@@ -766,11 +872,17 @@ impl Dispatcher {
 
     /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
     fn shut_down(mut self, options: &Options) {
+        if self.is_forsaken {
+            // Clients wait for the next dispatcher, and MPI might wait for the dead.
+            self.clients.close();
+            self.history.close();
+            std::process::exit(1);
+        }
         for (id, action) in std::mem::take(&mut self.actions) {
             // Who lent a token takes it back itself when the connection ends.
             if !self.places.is_token_lent(id) {
                 let reason = "dispatcher-stopped".to_owned();
-                self.clients.send(action.client, &ToClient::RunLocally { reason }, &[]);
+                self.clients.send(action.client, &ToClient::RunLocally { reason, detail: String::new() }, &[]);
             }
         }
         self.clients.close();

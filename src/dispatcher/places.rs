@@ -5,6 +5,7 @@
 use super::broker::JobserverId;
 use super::clients::{ClientId, Token};
 use super::local::LocalWork;
+use super::outside::{Head, Outside};
 use super::slots::{Patience, User};
 use super::tokens::Tokens;
 use crate::event::Interest;
@@ -17,16 +18,16 @@ pub struct Peer {
     pub pid: Option<u32>,
 }
 
-pub struct Places {
-    tokens: Tokens,
-    local: LocalWork,
+pub struct Places<O: Outside = Head> {
+    tokens: Tokens<O>,
+    local: LocalWork<O>,
     released: Vec<(ClientId, ToClient)>,
 }
 
-impl Places {
+impl<O: Outside + Clone> Places<O> {
     /// With so many slots of the head.
-    pub fn new(slots: u32) -> Places {
-        Places { tokens: Tokens::default(), local: LocalWork::new(slots), released: Vec::new() }
+    pub fn new(outside: O, slots: u32) -> Places<O> {
+        Places { tokens: Tokens::new(outside.clone()), local: LocalWork::new(outside, slots), released: Vec::new() }
     }
 
     /// The action has a slot on a rank, so its place is for others. `true`: that is its job's token, of which its client
@@ -44,13 +45,24 @@ impl Places {
         false
     }
 
+    /// The action's client lent its token through a dispatcher that is gone.
+    pub fn adopt(&mut self, action: ActionId, place: &Place) {
+        if let Place::Token(jobserver) = place {
+            self.tokens.adopt(action, jobserver);
+        }
+    }
+
     pub fn is_token_lent(&self, action: ActionId) -> bool {
         self.tokens.is_lent(action)
     }
 
     /// The action is over; its client hears `last` as soon as it has its place.
     pub fn finish(&mut self, action: ActionId, peer: Peer, place: &Place, last: ToClient) {
-        let Place::Slot(slot) = place else { return self.tokens.finish(action, peer.client, last) };
+        let slot = match place {
+            Place::Slot(slot) => slot,
+            Place::Token(jobserver) => return self.tokens.finish(action, peer.client, Some(jobserver), last),
+            Place::FixedToken(_) => return self.tokens.finish(action, peer.client, None, last),
+        };
         match process(*slot, peer) {
             Some(user) if self.local.is_lent(user, action) => self.local.come_back(user, action, peer.client, last),
             _ if matches!(last, ToClient::RunLocally { .. }) => self.enter(peer, *slot, last),
@@ -61,8 +73,8 @@ impl Places {
     /// The client hears `frame` when there is a slot of the head.
     pub fn enter(&mut self, peer: Peer, slot: SlotUser, frame: ToClient) {
         let patience = match slot {
-            SlotUser::Step(_) => Patience::Endless,
-            SlotUser::Client => Patience::WhileOthersMove,
+            SlotUser::Step(_) => Patience::Long,
+            SlotUser::Client => Patience::Short,
         };
         match process(slot, peer) {
             Some(user) => self.local.enter(user, peer.client, frame, patience),
@@ -76,17 +88,15 @@ impl Places {
         self.local.limit()
     }
 
-    /// The client takes its token back itself.
-    pub fn forget(&mut self, action: ActionId) {
-        self.tokens.forget(action);
+    /// The client takes its token back itself, from this jobserver, if it lent one.
+    pub fn forget(&mut self, client: ClientId, action: Option<ActionId>) -> Option<JobserverId> {
+        self.tokens.forget(client, action)
     }
 
     /// The client is gone, and with it its action.
     pub fn abandon(&mut self, client: ClientId, action: Option<ActionId>) {
         self.local.forget(client);
-        if let Some(action) = action {
-            self.tokens.abandon(action);
-        }
+        self.tokens.abandon(client, action);
     }
 
     pub fn interest(&mut self, interest: &mut Interest<Token>) {
@@ -116,6 +126,23 @@ impl Places {
 
     pub fn waiting(&self) -> impl Iterator<Item = ClientId> {
         self.tokens.waiting().chain(self.local.waiting())
+    }
+
+    /// Tokens lent to a jobserver, and owed.
+    #[cfg(test)]
+    pub fn owed(&self, jobserver: JobserverId) -> (usize, usize) {
+        self.tokens.owed(jobserver)
+    }
+
+    /// Slots in use, and who waits for one.
+    #[cfg(test)]
+    pub fn slots(&self) -> (usize, usize) {
+        self.local.slots().in_use()
+    }
+
+    #[cfg(test)]
+    pub fn has_slot(&self, user: User) -> bool {
+        self.local.slots().has(user)
     }
 
     pub fn counts(&self) -> (TokenCounts, SlotCounts) {

@@ -1,11 +1,25 @@
 //! Which action runs where, as a pure state machine: events in, commands out. Knows no sockets, no MPI and no clock,
 //! so that a simulation can run it with any number of ranks.
 //!
-//! An action waits until some rank has a free slot and is known to have its toolchain; the rank with the most free
-//! slots gets it. An action that a rank could not carry out gets one more rank, then it runs locally.
+//! An action waits until some rank has a free slot and is known to have its toolchain, and its host has the memory that
+//! the action [demands]; the rank with the most free slots gets it. An action that a rank could not carry out gets one more rank, on another host if there is one, then it runs
+//! locally.
+//!
+//! # Memory
+//! What runs on a host demands no more than the host has, except that a host on which nothing runs takes anything. For the
+//! first of those that wait for memory alone, the host that has most left is kept: it gets nothing else until it takes
+//! that one. So what demands much waits until hosts are done with what they run, and no longer.
+//!
+//! [demands]: Demand
+//!
+//! # Many ranks and many actions
+//! Actions that wait for the same stand in one line, in which nobody can be helped whom the first is not, and a toolchain
+//! has its free ranks in order. So an event costs what it changes, and not a walk over what waits or over all ranks.
 
+use super::demand::Demand;
 use crate::wire::{ActionId, ToolchainId};
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rank of a worker in the job.
 pub type Rank = i32;
@@ -15,9 +29,12 @@ const ATTEMPTS_MAX: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// `host`: the same number for all ranks of a host. `memory_bytes`: what compiles on that host may take together.
     RankJoined {
         rank: Rank,
+        host: u32,
         slots: u32,
+        memory_bytes: u64,
     },
     RankLost {
         rank: Rank,
@@ -41,6 +58,7 @@ pub enum Event {
     Submitted {
         action: ActionId,
         toolchain: ToolchainId,
+        demand: Demand,
     },
     /// The rank delivered a result.
     Finished {
@@ -91,33 +109,133 @@ enum Fitness {
 }
 
 struct RankState {
+    host: u32,
     slots: u32,
-    running: u32,
+    /// Of its host.
+    memory_bytes: u64,
+    /// What it runs, and how much memory each was given, in bytes.
+    running: BTreeMap<ActionId, u64>,
     /// There is no room on its host; it gets nothing.
     full: bool,
-    toolchains: BTreeMap<ToolchainId, Fitness>,
 }
+
+impl RankState {
+    fn free(&self) -> u32 {
+        self.slots.saturating_sub(self.running.len() as u32)
+    }
+}
+
+/// The ranks of a host together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HostState {
+    ranks: u32,
+    slots: u32,
+    running: u32,
+    memory_bytes: u64,
+    given_bytes: u64,
+}
+
+impl HostState {
+    fn add(&mut self, rank: &RankState) {
+        self.ranks += 1;
+        self.slots += rank.slots;
+        self.running += rank.running.len() as u32;
+        self.memory_bytes = rank.memory_bytes;
+        self.given_bytes += rank.running.values().sum::<u64>();
+    }
+
+    fn subtract(&mut self, rank: &RankState) {
+        self.ranks -= 1;
+        self.slots -= rank.slots;
+        self.running -= rank.running.len() as u32;
+        self.given_bytes -= rank.running.values().sum::<u64>();
+    }
+
+    fn left_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.given_bytes)
+    }
+
+    fn bytes_for(&self, demand: Demand) -> u64 {
+        demand.bytes(self.memory_bytes, self.slots)
+    }
+
+    fn has_memory_for(&self, demand: Demand) -> bool {
+        self.running == 0 || self.bytes_for(demand) <= self.left_bytes()
+    }
+}
+
+/// What the ranks are to one toolchain.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Pool {
+    fitness: BTreeMap<Rank, Fitness>,
+    // What follows from that and from the ranks' states; ranks without room are in none.
+    unasked: BTreeSet<Rank>,
+    /// Asked or fit.
+    hopeful: BTreeSet<Rank>,
+    unfit: BTreeSet<Rank>,
+    /// Fit, with free slots: the best rank first.
+    free: BTreeSet<(Reverse<u32>, Rank)>,
+}
+
+impl Pool {
+    /// Takes note that `rank`, which had `free_before` slots, is now in this state (`None`: gone).
+    fn sort_in(&mut self, rank: Rank, free_before: u32, state: Option<&RankState>) {
+        self.unasked.remove(&rank);
+        self.hopeful.remove(&rank);
+        self.unfit.remove(&rank);
+        self.free.remove(&(Reverse(free_before), rank));
+        let Some(state) = state.filter(|state| !state.full) else { return };
+        match self.fitness.get(&rank) {
+            None => self.unasked.insert(rank),
+            Some(Fitness::Unfit(_)) => self.unfit.insert(rank),
+            Some(Fitness::Asked) => self.hopeful.insert(rank),
+            Some(Fitness::Fit) => {
+                if state.free() > 0 {
+                    self.free.insert((Reverse(state.free()), rank));
+                }
+                self.hopeful.insert(rank)
+            }
+        };
+    }
+}
+
+/// Where in the order of all that wait. Who is retried comes before the first.
+type Position = i64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Waiting,
+    Waiting(Position),
     Running(Rank),
 }
 
-struct ActionState {
+/// What an action waits for: actions with the same wait in one line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Need {
     toolchain: ToolchainId,
-    place: Place,
-    attempts: u32,
+    demand: Demand,
     /// Ranks that failed it.
     avoided: Vec<Rank>,
+}
+
+struct ActionState {
+    need: Need,
+    place: Place,
+    attempts: u32,
 }
 
 /// The queue of one job.
 #[derive(Default)]
 pub struct Queue {
     ranks: BTreeMap<Rank, RankState>,
+    /// Those of them that have no room.
+    full: BTreeSet<Rank>,
+    hosts: BTreeMap<u32, HostState>,
+    pools: BTreeMap<ToolchainId, Pool>,
     actions: BTreeMap<ActionId, ActionState>,
-    waiting: VecDeque<ActionId>,
+    waiting: BTreeMap<Need, BTreeMap<Position, ActionId>>,
+    /// The positions given last: to one that is retried, and to one that is new.
+    first: Position,
+    last: Position,
 }
 
 impl Queue {
@@ -130,7 +248,7 @@ impl Queue {
     pub fn rank_of(&self, action: ActionId) -> Option<Rank> {
         match self.actions.get(&action)?.place {
             Place::Running(rank) => Some(rank),
-            Place::Waiting => None,
+            Place::Waiting(_) => None,
         }
     }
 
@@ -147,39 +265,43 @@ impl Queue {
     pub fn step(&mut self, event: Event) -> Vec<Command> {
         let mut commands = Vec::new();
         match event {
-            Event::RankJoined { rank, slots } => {
-                self.ranks.insert(
-                    rank,
-                    RankState { slots: slots.max(1), running: 0, full: false, toolchains: BTreeMap::new() },
-                );
+            Event::RankJoined { rank, host, slots, memory_bytes } => {
+                let slots = slots.max(1);
+                let state = RankState { host, slots, memory_bytes, running: BTreeMap::new(), full: false };
+                self.change(rank, |slot| *slot = Some(state));
             }
             Event::RankLost { rank } => {
-                if self.ranks.remove(&rank).is_some() {
-                    self.requeue_all_of(rank, &mut commands);
+                let mut lost = None;
+                self.change(rank, |state| lost = state.take());
+                for pool in self.pools.values_mut() {
+                    pool.fitness.remove(&rank);
+                }
+                for action in lost.into_iter().flat_map(|state| state.running.into_keys()) {
+                    self.refuse(action, "rank-lost".to_owned(), true, &mut commands);
                 }
             }
             Event::RankRoom { rank, enough } => {
-                if let Some(state) = self.ranks.get_mut(&rank) {
-                    state.full = !enough;
-                    // A rank without room has looked at no toolchain.
-                    state.toolchains.retain(|_, fitness| *fitness == Fitness::Fit);
+                // A rank without room has looked at no toolchain.
+                for pool in self.pools.values_mut() {
+                    if pool.fitness.get(&rank).is_some_and(|fitness| *fitness != Fitness::Fit) {
+                        pool.fitness.remove(&rank);
+                    }
                 }
+                self.change(rank, |state| {
+                    if let Some(state) = state {
+                        state.full = !enough;
+                    }
+                });
             }
             Event::ToolchainChecked { rank, toolchain, verdict } => {
-                if let Some(state) = self.ranks.get_mut(&rank) {
-                    let fitness = verdict.map_or_else(Fitness::Unfit, |()| Fitness::Fit);
-                    state.toolchains.insert(toolchain, fitness);
-                }
+                self.judge(rank, toolchain, verdict.map_or_else(Fitness::Unfit, |()| Fitness::Fit));
             }
-            Event::ToolchainLacking { rank, toolchain } => {
-                if let Some(state) = self.ranks.get_mut(&rank) {
-                    state.toolchains.insert(toolchain, Fitness::Asked);
-                }
-            }
-            Event::Submitted { action, toolchain } => {
-                let state = ActionState { toolchain, place: Place::Waiting, attempts: 0, avoided: Vec::new() };
-                self.actions.insert(action, state);
-                self.waiting.push_back(action);
+            Event::ToolchainLacking { rank, toolchain } => self.judge(rank, toolchain, Fitness::Asked),
+            Event::Submitted { action, toolchain, demand } => {
+                self.last += 1;
+                let place = Place::Waiting(self.last);
+                let need = Need { toolchain, demand, avoided: Vec::new() };
+                self.wait(action, ActionState { need, place, attempts: 0 });
             }
             Event::Finished { action } => {
                 self.remove(action);
@@ -195,157 +317,284 @@ impl Queue {
         commands
     }
 
+    /// The one place where a rank comes, goes and changes, so that the pools and the hosts know.
+    fn change(&mut self, rank: Rank, change: impl FnOnce(&mut Option<RankState>)) {
+        let mut state = self.ranks.remove(&rank);
+        let free_before = state.as_ref().map_or(0, RankState::free);
+        if let Some(state) = &state {
+            self.hosts.get_mut(&state.host).expect("a rank has a host").subtract(state);
+        }
+        let host_before = state.as_ref().map(|state| state.host);
+        change(&mut state);
+        if let Some(state) = &state {
+            self.hosts.entry(state.host).or_default().add(state);
+        }
+        if let Some(host) = host_before.filter(|host| self.hosts[host].ranks == 0) {
+            self.hosts.remove(&host);
+        }
+        for pool in self.pools.values_mut() {
+            pool.sort_in(rank, free_before, state.as_ref());
+        }
+        self.full.remove(&rank);
+        if let Some(state) = state {
+            if state.full {
+                self.full.insert(rank);
+            }
+            self.ranks.insert(rank, state);
+        }
+    }
+
+    fn judge(&mut self, rank: Rank, toolchain: ToolchainId, fitness: Fitness) {
+        let Some(state) = self.ranks.get(&rank) else { return };
+        let pool = pool_of(&mut self.pools, &self.ranks, toolchain);
+        pool.fitness.insert(rank, fitness);
+        pool.sort_in(rank, state.free(), Some(state));
+    }
+
+    fn wait(&mut self, action: ActionId, state: ActionState) {
+        if let Place::Waiting(position) = state.place {
+            self.waiting.entry(state.need.clone()).or_default().insert(position, action);
+        }
+        self.actions.insert(action, state);
+    }
+
     /// Forgets an action; the rank that was running it, if any.
     fn remove(&mut self, action: ActionId) -> Option<Rank> {
         let state = self.actions.remove(&action)?;
         match state.place {
             Place::Running(rank) => {
-                self.release(rank);
+                self.release(action, rank);
                 Some(rank)
             }
-            Place::Waiting => {
-                self.waiting.retain(|waiting| *waiting != action);
+            Place::Waiting(position) => {
+                self.step_out(&state.need, position);
                 None
             }
         }
     }
 
-    fn release(&mut self, rank: Rank) {
-        if let Some(state) = self.ranks.get_mut(&rank) {
-            assert!(state.running > 0, "rank {rank} gave back a slot it did not hold");
-            state.running -= 1;
+    /// Leaves its line.
+    fn step_out(&mut self, need: &Need, position: Position) {
+        let line = self.waiting.get_mut(need).expect("who waits has a line");
+        line.remove(&position).expect("who waits is in its line");
+        if line.is_empty() {
+            self.waiting.remove(need);
         }
     }
 
+    fn release(&mut self, action: ActionId, rank: Rank) {
+        self.change(rank, |state| {
+            if let Some(state) = state {
+                assert!(state.running.remove(&action).is_some(), "rank {rank} gave back a slot it did not hold");
+            }
+        });
+    }
+
     fn refuse(&mut self, action: ActionId, reason: String, retry: bool, commands: &mut Vec<Command>) {
-        let Some(state) = self.actions.get_mut(&action) else { return };
+        let Some(state) = self.actions.get(&action) else { return };
         let Place::Running(rank) = state.place else { return };
+        let mut state = self.actions.remove(&action).expect("it is known");
+        self.release(action, rank);
         state.attempts += 1;
-        state.avoided.push(rank);
-        let another = self.ranks.keys().any(|other| !state.avoided.contains(other));
+        // Who is lost never comes back, and needs not be avoided.
+        if let Some(RankState { host, .. }) = self.ranks.get(&rank) {
+            let is_elsewhere = |other: &RankState| other.host != *host;
+            let any_elsewhere = self.ranks.values().any(is_elsewhere);
+            let avoided =
+                self.ranks.iter().filter(|(other, state)| **other == rank || any_elsewhere && !is_elsewhere(state));
+            state.need.avoided = avoided.map(|(other, _)| *other).collect();
+        }
+        let another = self.ranks.keys().any(|other| !state.need.avoided.contains(other));
         if retry && state.attempts < ATTEMPTS_MAX && another {
-            state.place = Place::Waiting;
-            self.release(rank);
-            self.waiting.push_front(action);
+            self.first -= 1;
+            self.wait(action, ActionState { place: Place::Waiting(self.first), ..state });
             commands.push(Command::Retried { action });
         } else {
-            self.remove(action);
             commands.push(Command::RunLocally { action, reason });
         }
     }
 
-    fn requeue_all_of(&mut self, rank: Rank, commands: &mut Vec<Command>) {
-        let lost: Vec<ActionId> = self
-            .actions
-            .iter()
-            .filter(|(_, state)| state.place == Place::Running(rank))
-            .map(|(action, _)| *action)
-            .collect();
-        for action in lost {
-            self.refuse(action, "rank-lost".to_owned(), true, commands);
-        }
-    }
-
     fn schedule(&mut self, commands: &mut Vec<Command>) {
-        let mut still_waiting = VecDeque::with_capacity(self.waiting.len());
-        // Toolchains for which no rank has a free slot just now; their actions need not be looked at.
-        let mut exhausted: Vec<ToolchainId> = Vec::new();
-        while let Some(action) = self.waiting.pop_front() {
-            let Some(state) = self.actions.get(&action) else { continue };
-            let (toolchain, avoided) = (state.toolchain, state.avoided.clone());
-            if exhausted.contains(&toolchain) && avoided.is_empty() {
-                still_waiting.push_back(action);
-                continue;
+        let first = |(need, line): (&Need, &BTreeMap<Position, ActionId>)| Some((*line.keys().next()?, need.clone()));
+        // By who is first in them; lines for which no rank has a free slot just now leave.
+        let mut lines: BTreeMap<Position, Need> = self.waiting.iter().filter_map(first).collect();
+        // The host that is kept for the first who lacks memory alone.
+        let mut kept = None;
+        while let Some((position, need)) = lines.pop_first() {
+            let choice = self.choose(&need, kept, commands);
+            match choice {
+                Choice::Wait => continue,
+                Choice::Memory(host) => {
+                    kept.get_or_insert(host);
+                    continue;
+                }
+                Choice::Rank(_) | Choice::Never(_) => {}
             }
-            match self.choose(toolchain, &avoided, commands) {
+            let line = &self.waiting[&need];
+            let action = line[&position];
+            let next = line.keys().nth(1).copied();
+            self.step_out(&need, position);
+            match choice {
                 Choice::Rank(rank) => {
                     self.assign(action, rank);
                     commands.push(Command::Assign { action, rank });
-                }
-                Choice::Wait => {
-                    if avoided.is_empty() {
-                        exhausted.push(toolchain);
-                    }
-                    still_waiting.push_back(action);
                 }
                 Choice::Never(reason) => {
                     self.actions.remove(&action);
                     commands.push(Command::RunLocally { action, reason });
                 }
+                Choice::Wait | Choice::Memory(_) => unreachable!("that line has left"),
             }
+            lines.extend(next.map(|next| (next, need)));
         }
-        self.waiting = still_waiting;
     }
 
     fn assign(&mut self, action: ActionId, rank: Rank) {
         let state = self.actions.get_mut(&action).expect("a waiting action is known");
-        assert_eq!(state.place, Place::Waiting, "action {action} is assigned once");
+        assert!(matches!(state.place, Place::Waiting(_)), "action {action} is assigned once");
         state.place = Place::Running(rank);
-        self.ranks.get_mut(&rank).expect("a chosen rank is known").running += 1;
+        let host = self.ranks[&rank].host;
+        let bytes = self.hosts[&host].bytes_for(state.need.demand);
+        self.change(rank, |state| {
+            state.as_mut().expect("a chosen rank is known").running.insert(action, bytes);
+        });
     }
 
-    fn choose(&mut self, toolchain: ToolchainId, avoided: &[Rank], commands: &mut Vec<Command>) -> Choice {
-        let mut best: Option<(u32, Rank)> = None;
-        let mut hope = false;
-        let mut why_unfit = None;
-        let mut full = false;
-        for (rank, state) in &mut self.ranks {
-            if avoided.contains(rank) {
-                continue;
-            }
-            if state.full {
-                full = true;
-                continue;
-            }
-            match state.toolchains.get(&toolchain) {
-                None => {
-                    state.toolchains.insert(toolchain, Fitness::Asked);
-                    commands.push(Command::CheckToolchain { rank: *rank, toolchain });
-                    hope = true;
-                }
-                Some(Fitness::Asked) => hope = true,
-                Some(Fitness::Unfit(why)) => why_unfit = Some(why.clone()),
-                Some(Fitness::Fit) => {
-                    hope = true;
-                    let free = state.slots - state.running.min(state.slots);
-                    if free > 0 && best.is_none_or(|(most, _)| free > most) {
-                        best = Some((free, *rank));
-                    }
-                }
-            }
+    fn choose(&mut self, need: &Need, kept: Option<u32>, commands: &mut Vec<Command>) -> Choice {
+        let Need { toolchain, demand, avoided } = need;
+        let pool = pool_of(&mut self.pools, &self.ranks, *toolchain);
+        let is_eligible = |rank: &Rank| !avoided.contains(rank);
+        let unasked: Vec<Rank> = pool.unasked.iter().copied().filter(is_eligible).collect();
+        for rank in unasked {
+            pool.fitness.insert(rank, Fitness::Asked);
+            pool.unasked.remove(&rank);
+            pool.hopeful.insert(rank);
+            commands.push(Command::CheckToolchain { rank, toolchain: *toolchain });
         }
-        match (best, hope, why_unfit) {
-            (Some((_, rank)), ..) => Choice::Rank(rank),
-            (None, true, _) => Choice::Wait,
-            (None, false, Some(why)) => Choice::Never(why),
-            (None, false, None) if full => Choice::Never("store-full".to_owned()),
-            (None, false, None) => Choice::Never("no-ranks".to_owned()),
+        let pool = &self.pools[toolchain];
+        let mut most: Option<(u64, Reverse<u32>)> = None;
+        for (_, rank) in pool.free.iter().filter(|(_, rank)| is_eligible(rank)) {
+            let host = self.ranks[rank].host;
+            let state = &self.hosts[&host];
+            if kept == Some(host) {
+                continue;
+            }
+            if state.has_memory_for(*demand) {
+                return Choice::Rank(*rank);
+            }
+            most = most.max(Some((state.left_bytes(), Reverse(host))));
+        }
+        if let Some((_, Reverse(host))) = most {
+            return Choice::Memory(host);
+        }
+        if pool.hopeful.iter().any(is_eligible) {
+            return Choice::Wait;
+        }
+        match pool.unfit.iter().rev().find(|rank| is_eligible(rank)).and_then(|rank| pool.fitness.get(rank)) {
+            Some(Fitness::Unfit(why)) => Choice::Never(why.clone()),
+            _ if self.full.iter().any(is_eligible) => Choice::Never("store-full".to_owned()),
+            _ => Choice::Never("no-ranks".to_owned()),
         }
     }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// What is written down twice agrees.
+    pub fn check_books(&self) {
+        for (toolchain, pool) in &self.pools {
+            let mut expected = Pool { fitness: pool.fitness.clone(), ..Pool::default() };
+            for (rank, state) in &self.ranks {
+                expected.sort_in(*rank, 0, Some(state));
+            }
+            assert_eq!(*pool, expected, "toolchain {toolchain}");
+            assert!(pool.fitness.keys().all(|rank| self.ranks.contains_key(rank)), "toolchain {toolchain}");
+        }
+        let mut hosts: BTreeMap<u32, HostState> = BTreeMap::new();
+        for state in self.ranks.values() {
+            hosts.entry(state.host).or_default().add(state);
+        }
+        assert_eq!(self.hosts, hosts);
+        for (host, state) in hosts {
+            assert!(state.running <= 1 || state.given_bytes <= state.memory_bytes, "host {host} lacks memory");
+        }
+        let full: BTreeSet<Rank> = self.ranks.iter().filter(|(_, state)| state.full).map(|(rank, _)| *rank).collect();
+        assert_eq!(self.full, full);
+        let mut running: BTreeMap<Rank, BTreeSet<ActionId>> = BTreeMap::new();
+        let mut waiting: BTreeMap<Need, BTreeMap<Position, ActionId>> = BTreeMap::new();
+        for (action, state) in &self.actions {
+            match state.place {
+                Place::Running(rank) => {
+                    running.entry(rank).or_default().insert(*action);
+                }
+                Place::Waiting(position) => {
+                    waiting.entry(state.need.clone()).or_default().insert(position, *action);
+                }
+            }
+        }
+        assert_eq!(self.waiting, waiting);
+        for (rank, state) in &self.ranks {
+            let known: BTreeSet<ActionId> = state.running.keys().copied().collect();
+            assert_eq!(known, running.remove(rank).unwrap_or_default(), "rank {rank}");
+            assert!(state.running.len() as u32 <= state.slots, "rank {rank}");
+        }
+        assert_eq!(running, BTreeMap::new(), "on ranks that are gone");
+    }
+
+    /// Actions that no rank works on.
+    pub fn waiting(&self) -> usize {
+        self.waiting.values().map(BTreeMap::len).sum()
+    }
+}
+
+/// What the ranks are to a toolchain; of a new one nobody was asked.
+fn pool_of<'a>(
+    pools: &'a mut BTreeMap<ToolchainId, Pool>,
+    ranks: &BTreeMap<Rank, RankState>,
+    toolchain: ToolchainId,
+) -> &'a mut Pool {
+    pools.entry(toolchain).or_insert_with(|| {
+        let mut pool = Pool::default();
+        for (rank, state) in ranks {
+            pool.sort_in(*rank, 0, Some(state));
+        }
+        pool
+    })
 }
 
 enum Choice {
     Rank(Rank),
     Wait,
+    /// Ranks have slots, and no host the memory; this one has most of it.
+    Memory(u32),
     Never(String),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::VecDeque;
 
     fn fit(rank: Rank) -> Event {
         Event::ToolchainChecked { rank, toolchain: 7, verdict: Ok(()) }
     }
 
     fn submit(action: ActionId) -> Event {
-        Event::Submitted { action, toolchain: 7 }
+        demanding(action, 0)
+    }
+
+    fn demanding(action: ActionId, bytes: u64) -> Event {
+        Event::Submitted { action, toolchain: 7, demand: Demand::of(Some(bytes)) }
+    }
+
+    fn joined(rank: Rank, host: u32, slots: u32) -> Event {
+        Event::RankJoined { rank, host, slots, memory_bytes: 64 << 30 }
     }
 
     fn queue(ranks: &[(Rank, u32)]) -> Queue {
         let mut queue = Queue::default();
         for (rank, slots) in ranks {
-            assert_eq!(queue.step(Event::RankJoined { rank: *rank, slots: *slots }), []);
+            assert_eq!(queue.step(joined(*rank, *rank as u32, *slots)), []);
         }
         queue
     }
@@ -371,7 +620,7 @@ mod tests {
     fn no_rank_or_no_fitting_rank_means_local() {
         let mut queue = queue(&[]);
         assert_eq!(queue.step(submit(1)), [Command::RunLocally { action: 1, reason: "no-ranks".into() }]);
-        queue.step(Event::RankJoined { rank: 1, slots: 1 });
+        queue.step(joined(1, 1, 1));
         queue.step(submit(2));
         let unfit = Event::ToolchainChecked { rank: 1, toolchain: 7, verdict: Err("toolchain-store".into()) };
         assert_eq!(queue.step(unfit), [Command::RunLocally { action: 2, reason: "toolchain-store".into() }]);
@@ -391,6 +640,20 @@ mod tests {
         queue.step(submit(2));
         let final_word = Event::Refused { action: 2, reason: "unsupported".into(), retry: false };
         assert_eq!(queue.step(final_word), [Command::RunLocally { action: 2, reason: "unsupported".into() }]);
+    }
+
+    #[test]
+    fn a_refused_action_goes_to_another_host() {
+        let mut queue = Queue::default();
+        for (rank, host) in [(1, 1), (2, 1), (3, 2)] {
+            queue.step(joined(rank, host, 2));
+        }
+        queue.step(submit(1));
+        for rank in [1, 2, 3] {
+            queue.step(fit(rank));
+        }
+        let refused = Event::Refused { action: 1, reason: "driver-killed".into(), retry: true };
+        assert_eq!(queue.step(refused), [Command::Retried { action: 1 }, Command::Assign { action: 1, rank: 3 }]);
     }
 
     #[test]
@@ -418,6 +681,54 @@ mod tests {
         assert_eq!(queue.step(refused), [Command::Retried { action: 10 }, local]);
         assert_eq!(queue.step(Event::RankRoom { rank: 1, enough: true }), []);
         assert_eq!(queue.step(submit(12)), [Command::CheckToolchain { rank: 1, toolchain: 7 }]);
+    }
+
+    #[test]
+    fn a_hosts_memory_is_given_once() {
+        let mut queue = queue(&[(1, 8), (2, 8)]);
+        queue.step(demanding(1, 40 << 30));
+        assert_eq!(queue.step(fit(1)), [Command::Assign { action: 1, rank: 1 }]);
+        queue.step(fit(2));
+        assert_eq!(queue.step(demanding(2, 40 << 30)), [Command::Assign { action: 2, rank: 2 }]);
+        assert_eq!(queue.step(demanding(3, 40 << 30)), [], "slots alone do not help it");
+        assert_eq!(queue.step(demanding(4, 8 << 30)), [Command::Assign { action: 4, rank: 2 }], "1 is kept for 3");
+        assert_eq!(queue.step(demanding(5, 20 << 30)), []);
+        let commands = queue.step(Event::Finished { action: 1 });
+        assert_eq!(commands, [Command::Assign { action: 3, rank: 1 }, Command::Assign { action: 5, rank: 1 }]);
+        assert_eq!(queue.step(demanding(6, 16 << 30)), [Command::Assign { action: 6, rank: 2 }]);
+    }
+
+    #[test]
+    fn a_host_that_runs_nothing_takes_anything() {
+        let mut queue = queue(&[(1, 8)]);
+        queue.step(demanding(1, 1 << 40));
+        assert_eq!(queue.step(fit(1)), [Command::Assign { action: 1, rank: 1 }]);
+        assert_eq!(queue.step(demanding(2, 0)), []);
+        assert_eq!(queue.step(Event::Finished { action: 1 }), [Command::Assign { action: 2, rank: 1 }]);
+    }
+
+    #[test]
+    fn a_host_is_kept_for_who_demands_much() {
+        let mut queue = queue(&[(1, 8)]);
+        let small = |action| demanding(action, 30 << 30);
+        queue.step(small(1));
+        queue.step(fit(1));
+        assert_eq!(queue.step(small(2)), [Command::Assign { action: 2, rank: 1 }]);
+        assert_eq!(queue.step(demanding(3, 64 << 30)), []);
+        assert_eq!(queue.step(small(4)), []);
+        assert_eq!(queue.step(Event::Finished { action: 1 }), [], "4 would fit, and wait for 3 is longer the more do");
+        assert_eq!(queue.step(Event::Finished { action: 2 }), [Command::Assign { action: 3, rank: 1 }]);
+        assert_eq!(queue.step(Event::Abandoned { action: 3 }).len(), 2);
+    }
+
+    #[test]
+    fn what_never_ran_waits_for_slots_only() {
+        let mut queue = queue(&[(1, 3)]);
+        let unknown = |action| Event::Submitted { action, toolchain: 7, demand: Demand::Unknown };
+        queue.step(unknown(1));
+        queue.step(fit(1));
+        assert_eq!(queue.step(unknown(2)), [Command::Assign { action: 2, rank: 1 }]);
+        assert_eq!(queue.step(unknown(3)), [Command::Assign { action: 3, rank: 1 }]);
     }
 
     #[test]
@@ -450,12 +761,12 @@ mod tests {
             let mut next = 0;
             for _ in 0..400 {
                 let event = match random(8) {
-                    0 => Event::RankJoined { rank: 1 + random(5) as Rank, slots: 1 + random(3) as u32 },
+                    0 => joined(1 + random(5) as Rank, random(3) as u32, 1 + random(3) as u32),
                     1 if random(4) == 0 => Event::RankLost { rank: 1 + random(5) as Rank },
                     2 | 3 => {
                         next += 1;
                         open.push(next);
-                        submit(next)
+                        demanding(next, random(100) << 30)
                     }
                     4 => match running.keys().next().copied() {
                         Some(action) => Event::Refused { action, reason: "r".into(), retry: random(2) == 0 },
@@ -505,10 +816,10 @@ mod tests {
                     }
                 }
                 for (rank, state) in &queue.ranks {
-                    let count = running.values().filter(|on| *on == rank).count() as u32;
-                    assert_eq!(count, state.running, "seed {seed}: rank {rank}");
-                    assert!(state.running <= state.slots, "seed {seed}");
+                    let known = running.iter().filter(|(_, on)| *on == rank).map(|(action, _)| *action);
+                    assert!(state.running.keys().copied().eq(known), "seed {seed}: rank {rank}");
                 }
+                queue.check_books();
                 assert_eq!(queue.len(), open.len(), "seed {seed}");
             }
         }

@@ -1,23 +1,23 @@
-//! What rank 0 knows of the worker ranks: their hosts and slots, when they were last heard, and which records and
-//! contents they have. Knows nothing of actions.
+//! What rank 0 knows of the worker ranks: their hosts and slots, whether they [live](super::liveness), and which records
+//! and contents they have. Knows nothing of actions.
 
-use crate::dispatcher::queue::Rank;
+use crate::dispatcher::liveness::Liveness;
+use crate::dispatcher::queue::{Event, Rank};
 use crate::event::{Backoff, CAP_BUSY, Caps, Interest};
 use crate::link::Link;
+use crate::session;
 use crate::wire::{self, Digest, FromRank, RankFacts, RankStats, RecordId, ToRank};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 struct RankState {
     facts: RankFacts,
     /// Ranks of one host have the same number.
     host: u32,
     slots: u32,
-    heard: Instant,
-    lost: bool,
     /// Of which epoch `records` are.
     epoch: u32,
     records: RecordSet,
@@ -66,28 +66,40 @@ pub enum Source {
 /// Contents below this many bytes are sent by rank 0: to say where they are would take as much.
 const FETCHED_BYTES_MIN: u64 = 1024;
 
+/// Compiles may take so many parts of so many of the memory that a host has left when its ranks start. The rest is for
+/// the contents of headers, outputs, and what others start later.
+const MEMORY_PARTS: (u64, u64) = (3, 4);
+
+/// Of a host that does not say what it has left: as good as any amount.
+const FREE_BYTES_UNKNOWN: u64 = 1 << 60;
+
 /// All worker ranks of the job.
 pub struct Ranks {
     ranks: BTreeMap<Rank, RankState>,
+    liveness: Liveness,
     /// By content, for each host that has it or will, the rank that gets it there, in the order they were told.
     contents: HashMap<Digest, Vec<Holder>>,
 }
 
 impl Ranks {
-    /// Waits until every worker rank has reported. `None`: a signal came first.
+    /// Waits until every worker rank has reported. `session`: the name of one whose ranks are started again when they die.
+    /// `None`: a signal came first.
     ///
     /// # Errors
     /// There are no worker ranks, one is of another version, or MPI fails.
-    pub fn assemble(link: &mut Link, signals: &UnixStream) -> Result<Option<Ranks>> {
+    pub fn assemble(link: &mut Link, signals: &UnixStream, session: Option<&str>) -> Result<Option<Ranks>> {
         if link.size() < 2 {
             bail!(
                 "the MPI job has one rank, and rank 0 does not compile; start it with `mpiexec -n N` and N at least 2 \
                  (or the launcher does not fit the MPI library: every rank then believes to be alone)"
             );
         }
-        let session = format!("{:08x}{:08x}", std::process::id(), unix_time_s() as u32);
+        let (session, returns) = match session {
+            Some(name) => (name.to_owned(), true),
+            None => (session::new_name(), false),
+        };
         for rank in 1..link.size() {
-            link.send(rank, wire::message(&ToRank::Welcome { session: session.clone() }, &[])?)?;
+            link.send(rank, wire::message(&ToRank::Welcome { session: session.clone(), returns }, &[])?)?;
         }
         let mut ranks = BTreeMap::new();
         let mut backoff = Backoff::default();
@@ -125,8 +137,6 @@ impl Ranks {
                 host: *hosts.entry(facts.host.clone()).or_insert(next),
                 slots: slots[&rank],
                 facts,
-                heard: Instant::now(),
-                lost: false,
                 epoch: 0,
                 records: RecordSet::default(),
                 actions: 0,
@@ -134,15 +144,24 @@ impl Ranks {
             };
             (rank, state)
         };
-        Ranks { ranks: facts.into_iter().map(state).collect(), contents: HashMap::new() }
+        let ranks: BTreeMap<_, _> = facts.into_iter().map(state).collect();
+        let liveness = Liveness::new(ranks.keys().copied(), Instant::now());
+        Ranks { ranks, liveness, contents: HashMap::new() }
     }
 
-    pub fn slots(&self) -> Vec<(Rank, u32)> {
-        self.ranks.iter().map(|(rank, state)| (*rank, state.slots)).collect()
+    /// What the queue is to know of each.
+    pub fn joined(&self) -> Vec<Event> {
+        let event = |(rank, state): (&Rank, &RankState)| {
+            let of_host = self.ranks.values().filter(|other| other.host == state.host);
+            let free_bytes = of_host.filter_map(|rank| rank.facts.free_bytes).min().unwrap_or(FREE_BYTES_UNKNOWN);
+            let memory_bytes = free_bytes / MEMORY_PARTS.1 * MEMORY_PARTS.0;
+            Event::RankJoined { rank: *rank, host: state.host, slots: state.slots, memory_bytes }
+        };
+        self.ranks.iter().map(event).collect()
     }
 
     pub fn alive(&self) -> Vec<Rank> {
-        self.ranks.iter().filter(|(_, state)| !state.lost).map(|(rank, _)| *rank).collect()
+        self.liveness.alive().collect()
     }
 
     /// The name of a rank's host.
@@ -151,25 +170,22 @@ impl Ranks {
     }
 
     /// Notes a sign of life; `false` for a rank that was declared lost, whose words no longer count.
-    pub fn heard(&mut self, rank: Rank) -> bool {
-        match self.ranks.get_mut(&rank) {
-            Some(state) if !state.lost => {
-                state.heard = Instant::now();
-                true
-            }
-            _ => false,
-        }
+    pub fn heard(&mut self, rank: Rank, now: Instant) -> bool {
+        self.liveness.heard(rank, now)
     }
 
-    pub fn silent_for(&self, limit: Duration) -> Vec<Rank> {
-        let silent = |state: &RankState| !state.lost && state.heard.elapsed() > limit;
-        self.ranks.iter().filter(|(_, state)| silent(state)).map(|(rank, _)| *rank).collect()
+    /// Nobody could be heard until now.
+    pub fn pardon(&mut self, now: Instant) {
+        self.liveness.pardon(now);
+    }
+
+    /// Those who have been silent for too long.
+    pub fn silent(&self, now: Instant) -> Vec<Rank> {
+        self.liveness.silent(now)
     }
 
     pub fn lose(&mut self, rank: Rank) {
-        if let Some(state) = self.ranks.get_mut(&rank) {
-            state.lost = true;
-        }
+        self.liveness.lose(rank);
     }
 
     /// Is this the first time the rank is told this record? The answer assumes that it is told now.
@@ -194,11 +210,21 @@ impl Ranks {
         }
         let parent = holders.len().checked_sub(1).map(|last| holders[last / 2].rank);
         holders.push(Holder { host, rank });
-        let is_alive = |rank: &Rank| self.ranks.get(rank).is_some_and(|state| !state.lost);
-        Some(match parent.filter(is_alive) {
+        Some(match parent.filter(|rank| self.liveness.is_alive(*rank)) {
             Some(parent) if digest.bytes >= FETCHED_BYTES_MIN => Source::Peer(parent),
             _ => Source::Head,
         })
+    }
+
+    /// Earlier ranks of the session left these on the rank's host.
+    pub fn note_contents(&mut self, rank: Rank, contents: Vec<Digest>) {
+        let Some(RankState { host, .. }) = self.ranks.get(&rank) else { return };
+        for digest in contents {
+            let holders = self.contents.entry(digest).or_default();
+            if !holders.iter().any(|holder| holder.host == *host) {
+                holders.push(Holder { host: *host, rank });
+            }
+        }
     }
 
     pub fn note_finished(&mut self, rank: Rank, cpu_us: u64) {
@@ -212,16 +238,12 @@ impl Ranks {
         let stats = |(rank, state): (&Rank, &RankState)| RankStats {
             rank: *rank,
             host: state.facts.host.clone(),
-            slots: if state.lost { 0 } else { state.slots },
+            slots: if self.liveness.is_alive(*rank) { state.slots } else { 0 },
             actions: state.actions,
             cpu_s: state.cpu_us as f64 / 1e6,
         };
         self.ranks.iter().map(stats).collect()
     }
-}
-
-fn unix_time_s() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Slots of each rank: what `--slots` says, else its share of the CPUs it may use. Ranks of one host that may use the
@@ -246,7 +268,15 @@ mod tests {
     use super::*;
 
     fn facts(host: &str, cpus: &[u32], slots: Option<u32>) -> RankFacts {
-        RankFacts { version: wire::VERSION, host: host.into(), pid: 1, cpus: cpus.to_vec(), host_cpus: 8, slots }
+        RankFacts {
+            version: wire::VERSION,
+            host: host.into(),
+            pid: 1,
+            cpus: cpus.to_vec(),
+            host_cpus: 8,
+            free_bytes: Some(8 << 30),
+            slots,
+        }
     }
 
     fn shared(ranks: &[RankFacts]) -> Vec<u32> {
@@ -262,6 +292,19 @@ mod tests {
         let three = || facts("a", &[0, 1, 2], None);
         assert_eq!(shared(&[three(), three(), three()]), [1, 1, 1]);
         assert_eq!(shared(&[facts("a", &[0], None), facts("a", &[0], Some(9))]), [1, 9]);
+    }
+
+    #[test]
+    fn compiles_take_a_part_of_what_a_host_has_left() {
+        let with = |host, free_bytes| RankFacts { free_bytes, ..facts(host, &[0], None) };
+        let all = [with("a", Some(8000)), with("a", Some(9000)), with("b", None)];
+        let ranks = Ranks::new((1..).zip(all).collect());
+        let memory = |event| match event {
+            Event::RankJoined { host, memory_bytes, .. } => (host, memory_bytes),
+            other => panic!("{other:?}"),
+        };
+        let memories: Vec<_> = ranks.joined().into_iter().map(memory).collect();
+        assert_eq!(memories, [(0, 6000), (0, 6000), (1, 3 << 58)]);
     }
 
     #[test]
@@ -297,13 +340,19 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_rank_is_heard_no_more() {
+    fn what_earlier_ranks_left_is_not_sent_again() {
+        let hosts = ["a", "b"].map(|host| facts(host, &[0], None));
+        let mut ranks = Ranks::new((1..).zip(hosts).collect());
+        let digest = Digest::of(&[7; FETCHED_BYTES_MIN as usize]);
+        ranks.note_contents(1, vec![digest]);
+        assert_eq!(ranks.source_of(1, digest), None);
+        assert_eq!(ranks.source_of(2, digest), Some(Source::Peer(1)));
+    }
+
+    #[test]
+    fn a_lost_rank_has_no_slots() {
         let mut ranks = Ranks::new([(1, facts("a", &[0], None))].into_iter().collect());
-        assert!(ranks.heard(1));
-        assert_eq!(ranks.silent_for(Duration::ZERO), [1]);
         ranks.lose(1);
-        assert!(!ranks.heard(1));
-        assert_eq!(ranks.silent_for(Duration::ZERO), [0; 0]);
-        assert_eq!(ranks.stats()[0].slots, 0);
+        assert_eq!((ranks.alive(), ranks.stats()[0].slots), (vec![], 0));
     }
 }

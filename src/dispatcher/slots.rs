@@ -8,22 +8,34 @@
 //! * Slots go out in the order in which they were asked for.
 //! * Compilers that are users of their own may wait for each other (`gcc -E a.c | gcc -x c -`), and whoever has the slots
 //!   for a result (a lock around the compiler). If no slot has moved for a while, the first of these goes without.
+//! * So may the steps of a ninja, of which more have begun than would without us: one may hold a lock that those with the
+//!   slots want. Mostly these are just long, and so is the while.
 
 use super::clients::ClientId;
 use crate::wire::ActionId;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The process that has the slot until it ends.
 pub type User = u32;
 
-/// How long somebody waits for a slot.
+/// How long somebody waits for a slot while none moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Others end, and then it is its turn.
-    Endless,
-    /// Until no slot has moved for a while.
-    WhileOthersMove,
+    /// Others end, and then it is its turn, unless they wait for this one.
+    Long,
+    /// Others may well wait for this one.
+    Short,
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            // Above what a link takes, or a test.
+            Patience::Long => Duration::from_secs(600),
+            Patience::Short => Duration::from_secs(5),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +111,7 @@ impl Slots {
             self.give(user, now);
             return true;
         }
-        self.waiting.push_front(Waiter { user, client, patience: Patience::WhileOthersMove });
+        self.waiting.push_front(Waiter { user, client, patience: Patience::Short });
         false
     }
 
@@ -135,22 +147,30 @@ impl Slots {
         granted
     }
 
-    /// Those that go without a slot, if none has moved since `stalled_before`.
-    pub fn overdue(&mut self, stalled_before: Instant, now: Instant) -> Vec<ClientId> {
-        if self.moved > stalled_before {
-            return Vec::new();
-        }
-        let first = self.waiting.iter().find(|waiter| waiter.patience == Patience::WhileOthersMove);
+    /// Those that go without a slot, since none has moved for so long.
+    pub fn overdue(&mut self, now: Instant) -> Vec<ClientId> {
+        let still = now.saturating_duration_since(self.moved);
+        let first = self.waiting.iter().find(|waiter| waiter.patience.limit() <= still);
         first.map(|waiter| waiter.user).map(|user| self.serve(user, now)).unwrap_or_default()
     }
 
-    /// Does anybody wait who does not wait for ever?
-    pub fn is_impatient(&self) -> bool {
-        self.waiting.iter().any(|waiter| waiter.patience != Patience::Endless)
+    fn has_room(&self) -> bool {
+        self.held() < self.limit
     }
 
-    fn has_room(&self) -> bool {
-        self.users.values().filter(|state| **state == State::Held).count() < self.limit
+    fn held(&self) -> usize {
+        self.users.values().filter(|state| **state == State::Held).count()
+    }
+
+    /// Slots in use, and who waits for one.
+    #[cfg(test)]
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.held(), self.waiting.len())
+    }
+
+    #[cfg(test)]
+    pub fn has(&self, user: User) -> bool {
+        self.users.get(&user) == Some(&State::Held)
     }
 
     fn give(&mut self, user: User, now: Instant) {
@@ -180,7 +200,6 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn slots(limit: u32) -> (Slots, Instant) {
         let now = Instant::now();
@@ -190,19 +209,19 @@ mod tests {
     #[test]
     fn in_order_and_one_for_all_processes_of_a_user() {
         let (mut slots, now) = slots(1);
-        assert!(slots.enter(10, 1, Patience::Endless, now));
-        assert!(slots.enter(10, 2, Patience::Endless, now), "it has one");
-        assert!(!slots.enter(20, 3, Patience::Endless, now));
-        assert!(!slots.enter(30, 4, Patience::Endless, now));
-        assert!(!slots.enter(20, 5, Patience::Endless, now));
+        assert!(slots.enter(10, 1, Patience::Long, now));
+        assert!(slots.enter(10, 2, Patience::Long, now), "it has one");
+        assert!(!slots.enter(20, 3, Patience::Long, now));
+        assert!(!slots.enter(30, 4, Patience::Long, now));
+        assert!(!slots.enter(20, 5, Patience::Long, now));
         assert!(slots.grant(now).is_empty());
         assert!(slots.ended(10, now).is_empty());
-        assert!(!slots.enter(40, 6, Patience::Endless, now), "nobody overtakes");
+        assert!(!slots.enter(40, 6, Patience::Long, now), "nobody overtakes");
         assert_eq!(slots.grant(now), [3, 5]);
         slots.forget(4);
         assert!(slots.ended(20, now).is_empty());
         assert_eq!(slots.grant(now), [6]);
-        assert!(!slots.enter(50, 7, Patience::Endless, now));
+        assert!(!slots.enter(50, 7, Patience::Long, now));
         assert_eq!(slots.ended(50, now), [7], "its orphans are let go");
     }
 
@@ -211,11 +230,11 @@ mod tests {
         let (mut slots, now) = slots(1);
         assert!(!slots.lend(10, 100, now), "it had none");
         assert!(slots.come_back(10, 100, 1, now));
-        assert!(slots.enter(10, 1, Patience::Endless, now));
+        assert!(slots.enter(10, 1, Patience::Long, now));
         assert!(slots.lend(10, 100, now));
         assert!(!slots.lend(10, 101, now), "one only");
-        assert!(slots.enter(20, 2, Patience::Endless, now));
-        assert!(!slots.enter(30, 3, Patience::Endless, now));
+        assert!(slots.enter(20, 2, Patience::Long, now));
+        assert!(!slots.enter(30, 3, Patience::Long, now));
         assert!(slots.come_back(10, 101, 4, now), "that one lent nothing");
         assert!(!slots.come_back(10, 100, 5, now));
         slots.ended(20, now);
@@ -223,10 +242,11 @@ mod tests {
         assert!(slots.lend(10, 102, now));
         assert_eq!(slots.grant(now), [3]);
         assert!(!slots.come_back(10, 102, 6, now));
-        assert!(slots.overdue(now - Duration::from_secs(1), now).is_empty());
-        assert_eq!(slots.overdue(now, now), [6], "beyond the limit");
+        let later = now + Patience::Short.limit();
+        assert!(slots.overdue(later - Duration::from_millis(1)).is_empty());
+        assert_eq!(slots.overdue(later), [6], "beyond the limit");
         slots.ended(10, now);
-        assert!(!slots.enter(40, 7, Patience::Endless, now), "the debt is paid first");
+        assert!(!slots.enter(40, 7, Patience::Long, now), "the debt is paid first");
         slots.ended(30, now);
         assert_eq!(slots.grant(now), [7]);
     }
@@ -234,15 +254,14 @@ mod tests {
     #[test]
     fn who_may_wait_for_each_other_does_not_wait_for_ever() {
         let (mut slots, now) = slots(1);
-        assert!(slots.enter(10, 1, Patience::WhileOthersMove, now));
-        assert!(!slots.enter(20, 2, Patience::Endless, now));
-        assert!(!slots.enter(30, 3, Patience::WhileOthersMove, now));
-        assert!(!slots.enter(40, 4, Patience::WhileOthersMove, now));
-        let second = Duration::from_secs(1);
-        assert!(slots.overdue(now - second, now).is_empty());
-        assert_eq!(slots.overdue(now, now + second), [3], "the oldest of those");
-        assert!(slots.overdue(now, now + second).is_empty(), "which was a move");
-        assert!(slots.is_impatient());
+        assert!(slots.enter(10, 1, Patience::Short, now));
+        assert!(!slots.enter(20, 2, Patience::Long, now));
+        assert!(!slots.enter(30, 3, Patience::Short, now));
+        assert!(!slots.enter(40, 4, Patience::Short, now));
+        let later = now + Patience::Short.limit();
+        assert_eq!(slots.overdue(later), [3], "the oldest of those");
+        assert!(slots.overdue(later).is_empty(), "which was a move");
+        assert_eq!(slots.overdue(later + Patience::Long.limit()), [2], "it may be waited for, too");
     }
 
     /// Whatever comes in whatever order: no more than the limit have a slot but for those that were overdue, and everybody
@@ -262,7 +281,7 @@ mod tests {
                 next += 1;
                 match random(5) {
                     0 | 1 => {
-                        if !slots.enter(user, next, Patience::Endless, now) {
+                        if !slots.enter(user, next, Patience::Long, now) {
                             waiting.push(next);
                         }
                     }

@@ -6,14 +6,15 @@
 
 use super::broker::{Broker, JobserverId, Lending};
 use super::clients::{ClientId, Token};
+use super::figures;
 use super::locks::Locks;
+use super::outside::{Outside, Taken};
 use crate::event::Interest;
-use crate::jobserver::{age_of, open_end};
 use crate::wire::{ActionId, Jobserver, ToClient, TokenCounts};
-use nix::fcntl::OFlag;
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::collections::btree_map::Entry;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 /// How long no token moves before a client with its result goes without. make may hold all tokens for jobs that wait for
 /// this one, or they may just be long.
@@ -22,18 +23,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// As [`PATIENCE`], for a client that is to compile here, which would be one job more at once.
 const PATIENCE_LOCAL: Duration = Duration::from_secs(30);
 
-#[derive(Default)]
-pub struct Tokens {
+pub struct Tokens<O: Outside> {
+    outside: O,
     broker: Broker,
     locks: Locks,
-    read_ends: BTreeMap<JobserverId, OwnedFd>,
+    read_ends: BTreeMap<JobserverId, O::ReadEnd>,
     /// Last frames of clients that are done, until they have their token.
     held: BTreeMap<ActionId, (ClientId, ToClient)>,
+    /// Those who lent theirs, and have it: their jobservers, until their connections end.
+    served: BTreeMap<ClientId, Jobserver>,
     released: Vec<(ClientId, ToClient)>,
     counts: TokenCounts,
 }
 
-impl Tokens {
+impl<O: Outside> Tokens<O> {
+    pub fn new(outside: O) -> Tokens<O> {
+        Tokens {
+            outside,
+            broker: Broker::default(),
+            locks: Locks::default(),
+            read_ends: BTreeMap::new(),
+            held: BTreeMap::new(),
+            served: BTreeMap::new(),
+            released: Vec::new(),
+            counts: TokenCounts::default(),
+        }
+    }
+
     /// Lends the token of the action's job, if that is possible.
     pub fn lend(&mut self, action: ActionId, jobserver: &Jobserver) -> bool {
         if self.broker.is_lent(action) {
@@ -52,26 +68,38 @@ impl Tokens {
         }
     }
 
+    /// The action's client lent its token through a dispatcher that is gone. It has to have it back before it ends.
+    pub fn adopt(&mut self, action: ActionId, jobserver: &Jobserver) {
+        if self.open_read_end(jobserver) {
+            self.broker.adopt(action, jobserver.id, jobserver.job);
+        }
+    }
+
+    /// `false`: it cannot be opened.
+    fn open_read_end(&mut self, jobserver: &Jobserver) -> bool {
+        match self.read_ends.entry(jobserver.id) {
+            Entry::Occupied(_) => true,
+            Entry::Vacant(room) => self.outside.open(jobserver).map(|end| room.insert(end)).is_some(),
+        }
+    }
+
     /// A token could not be lent.
     pub fn note_unlent(&mut self, reason: &str) {
-        *self.counts.unlent_reasons.entry(reason.to_owned()).or_default() += 1;
+        figures::count(&mut self.counts.unlent_reasons, reason.to_owned());
     }
 
     fn try_lend(&mut self, action: ActionId, jobserver: &Jobserver) -> Result<(), &'static str> {
-        let Jobserver { id, read, write, job } = jobserver;
-        let now = Instant::now();
-        if !self.locks.allow(*id, || age_of(job.1), PATIENCE, now) {
+        let Jobserver { id, job, .. } = jobserver;
+        let now = self.outside.now();
+        if !self.locks.allow(*id, || self.outside.age_of(*job), PATIENCE, now) {
             return Err("jobs-wait-for-each-other");
         }
-        if !self.read_ends.contains_key(id) {
-            let end = open_end(read, OFlag::O_RDONLY, *id).ok_or("jobserver-unreachable")?;
-            self.read_ends.insert(*id, end);
+        if !self.open_read_end(jobserver) {
+            return Err("jobserver-unreachable");
         }
         match self.broker.lend(action, *id, *job, now) {
             Lending::Write => {
-                let written = open_end(write, OFlag::O_WRONLY, *id)
-                    .is_some_and(|end| nix::unistd::write(&end, b"+").is_ok_and(|bytes| bytes == 1));
-                if !written {
+                if !self.outside.put(jobserver) {
                     self.broker.unlend(action);
                     return Err("jobserver-unreachable");
                 }
@@ -87,28 +115,47 @@ impl Tokens {
     }
 
     /// The client is done but for its token, if it lent one. `last` is released when it has that.
-    pub fn finish(&mut self, action: ActionId, client: ClientId, last: ToClient) {
+    pub fn finish(&mut self, action: ActionId, client: ClientId, jobserver: Option<&Jobserver>, last: ToClient) {
+        if self.broker.is_lent(action) {
+            self.served.extend(jobserver.map(|jobserver| (client, jobserver.clone())));
+        }
         let patience = if matches!(last, ToClient::RunLocally { .. }) { PATIENCE_LOCAL } else { PATIENCE };
         self.held.insert(action, (client, last));
-        if self.broker.finish(action, patience, Instant::now()) {
+        if self.broker.finish(action, patience, self.outside.now()) {
             self.release([action]);
         }
     }
 
-    /// The client is gone.
-    pub fn abandon(&mut self, action: ActionId) {
-        self.held.remove(&action);
-        self.broker.abandon(action);
+    /// The client is gone, and with it its action, if it waited for one.
+    pub fn abandon(&mut self, client: ClientId, action: Option<ActionId>) {
+        self.served.remove(&client);
+        if let Some(action) = action {
+            self.held.remove(&action);
+            self.broker.abandon(action);
+        }
     }
 
-    /// The client has taken its token itself.
-    pub fn forget(&mut self, action: ActionId) {
-        self.held.remove(&action);
-        self.broker.unlend(action);
+    /// The client takes its token itself, from this jobserver, if it lent one.
+    pub fn forget(&mut self, client: ClientId, action: Option<ActionId>) -> Option<JobserverId> {
+        let served = self.served.remove(&client);
+        match (action.filter(|action| self.broker.is_lent(*action)), served) {
+            (Some(action), _) => {
+                self.held.remove(&action);
+                self.broker.unlend(action)
+            }
+            // It gave us up while we were taking one for it: that one is for somebody else.
+            (None, Some(jobserver)) => self.outside.put(&jobserver).then_some(jobserver.id),
+            (None, None) => None,
+        }
     }
 
     pub fn is_lent(&self, action: ActionId) -> bool {
         self.broker.is_lent(action)
+    }
+
+    #[cfg(test)]
+    pub fn owed(&self, jobserver: JobserverId) -> (usize, usize) {
+        self.broker.owed(jobserver)
     }
 
     /// Waits for tokens that are owed, and closes the read ends of jobservers that nothing is lent to.
@@ -127,13 +174,13 @@ impl Tokens {
         while self.broker.is_owed(jobserver)
             && let Some(end) = self.read_ends.get(&jobserver)
         {
-            match nix::unistd::read(end, &mut [0]) {
-                Ok(1) => {
-                    let action = self.broker.took(jobserver, Instant::now());
+            match self.outside.take(end) {
+                Taken::Token => {
+                    let action = self.broker.took(jobserver, self.outside.now());
                     self.release(action);
                 }
-                Err(nix::Error::EAGAIN | nix::Error::EINTR) => return,
-                Ok(_) | Err(_) => {
+                Taken::NotNow => return,
+                Taken::Gone => {
                     let waiting = self.broker.closed(jobserver);
                     self.release(waiting);
                     self.read_ends.remove(&jobserver);
@@ -145,7 +192,7 @@ impl Tokens {
     /// Lets those go that waited long enough.
     pub fn release_overdue(&mut self) {
         if !self.held.is_empty() {
-            let now = Instant::now();
+            let now = self.outside.now();
             for (action, jobserver) in self.broker.overdue(now) {
                 self.counts.late += 1;
                 self.locks.gave_up(jobserver, now);

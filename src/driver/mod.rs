@@ -26,7 +26,7 @@ pub mod toolchain;
 pub use explain::{explain_json, explain_text};
 pub use language::Language;
 pub use reason::{Cause, Reason};
-pub use response::{RESPONSE_FILES_MAX, RESPONSE_NESTING_MAX, Read};
+pub use response::{RESPONSE_BYTES_MAX, RESPONSE_FILES_MAX, RESPONSE_NESTING_MAX, Read};
 pub use surroundings::keeps_here;
 
 use crate::wire::Bytes;

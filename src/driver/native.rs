@@ -198,7 +198,7 @@ fn specs_file(spec: &str) -> String {
 }
 
 /// The calls in a spec, each with its arguments, which may have parentheses of their own.
-fn calls(spec: &str) -> Result<Vec<&str>> {
+pub fn calls(spec: &str) -> Result<Vec<&str>> {
     let mut found = Vec::new();
     let mut rest = spec;
     while let Some(start) = rest.find(CALL) {
@@ -218,7 +218,7 @@ fn calls(spec: &str) -> Result<Vec<&str>> {
 }
 
 /// Words of a command that a driver prints: plain, or in double quotes with backslashes.
-fn words(command: &str) -> Result<Vec<String>> {
+pub fn words(command: &str) -> Result<Vec<String>> {
     let mut words = Vec::new();
     let mut letters = command.trim_start_matches(' ').chars().peekable();
     while letters.peek().is_some() {

@@ -26,6 +26,9 @@ pub const RESPONSE_NESTING_MAX: usize = 8;
 /// Files opened for one command line; bounds what [`RESPONSE_NESTING_MAX`] alone would let grow exponentially.
 pub const RESPONSE_FILES_MAX: usize = 100;
 
+/// Bytes of all of them together. Linux gives the compiler proper at most 6 MiB for the words.
+pub const RESPONSE_BYTES_MAX: usize = 8 << 20;
+
 /// Reads a response file; the name is as written, relative to the working directory.
 pub type Read<'r> = dyn FnMut(&[u8]) -> io::Result<Vec<u8>> + 'r;
 
@@ -38,7 +41,7 @@ pub fn expand<'a>(words: &'a [Bytes], read: &mut Read) -> Result<Cow<'a, [Bytes]
     if !words.iter().any(|word| word.starts_with(b"@")) {
         return Ok(Cow::Borrowed(words));
     }
-    let mut expansion = Expansion { read, files: 0, words: Vec::with_capacity(words.len()) };
+    let mut expansion = Expansion { read, files: 0, bytes: 0, words: Vec::with_capacity(words.len()) };
     for word in words {
         expansion.push(word.clone(), 0)?;
     }
@@ -48,6 +51,7 @@ pub fn expand<'a>(words: &'a [Bytes], read: &mut Read) -> Result<Cow<'a, [Bytes]
 struct Expansion<'r, 'c> {
     read: &'r mut Read<'c>,
     files: usize,
+    bytes: usize,
     words: Vec<Bytes>,
 }
 
@@ -62,6 +66,10 @@ impl Expansion<'_, '_> {
             return Err(Reason::at(Cause::ResponseFileLimit, file));
         }
         let text = (self.read)(file).map_err(|_| Reason::at(Cause::UnreadableResponseFile, file))?;
+        self.bytes += text.len();
+        if self.bytes > RESPONSE_BYTES_MAX {
+            return Err(Reason::at(Cause::ResponseFileLimit, file));
+        }
         for word in split(&text).ok_or_else(|| Reason::at(Cause::AmbiguousResponseFile, file))? {
             self.push(word, nesting + 1)?;
         }
@@ -160,6 +168,7 @@ mod tests {
             b"inner" => Ok(b"a.c".to_vec()),
             b"loop" => Ok(b"@loop".to_vec()),
             b"bomb" => Ok(b"@bomb @bomb @bomb".to_vec()),
+            b"large" => Ok(vec![b'x'; RESPONSE_BYTES_MAX / 2]),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let expanded = |word: &str| {
@@ -170,6 +179,9 @@ mod tests {
         assert_eq!(expanded("x@outer").unwrap(), b"-O2 x@outer");
         assert_eq!(expanded("@loop"), Err(Cause::ResponseFileLimit));
         assert_eq!(expanded("@bomb"), Err(Cause::ResponseFileLimit));
+        assert_eq!(expanded("@large").unwrap().len(), RESPONSE_BYTES_MAX / 2 + 4);
+        let larger = ["@large", "@large", "@inner"].map(|word| word.as_bytes().to_vec());
+        assert_eq!(expand(&larger, &mut { files }).unwrap_err().cause, Cause::ResponseFileLimit);
         assert_eq!(expanded("@missing"), Err(Cause::UnreadableResponseFile));
         assert_eq!(expanded("@"), Err(Cause::UnreadableResponseFile));
     }

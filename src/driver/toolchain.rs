@@ -44,6 +44,13 @@ impl ToolchainKey {
         ToolchainKey { driver: invocation.driver.clone(), variables, search, cwd }
     }
 
+    /// For a driver that is started from here without options that matter.
+    pub fn here(driver: &Path) -> ToolchainKey {
+        let value = |name: &'static str| (name, std::env::var_os(name).map(OsStringExt::into_vec));
+        let variables = DECISIVE.into_iter().map(value).collect();
+        ToolchainKey { driver: driver.as_os_str().as_bytes().to_vec(), variables, ..ToolchainKey::default() }
+    }
+
     /// Absolute path of the driver.
     pub fn driver(&self) -> &[u8] {
         &self.driver

@@ -1,6 +1,7 @@
 //! How a worker rank joins the job and leaves it, and what it does instead of working when its host has no room.
 
-use super::{Options, SILENCE_MAX, Token};
+use super::home::Session;
+use super::{SILENCE_MAX, Token};
 use crate::event::{Backoff, CAP_BUSY, CAP_IDLE, Caps, Interest};
 use crate::link::Link;
 use crate::wire::{self, FromRank, RankFacts, ToRank, Unfit};
@@ -66,7 +67,7 @@ pub fn leave(link: Link) {
     link.finish();
 }
 
-pub fn own_facts(options: &Options) -> Result<RankFacts> {
+pub fn own_facts(slots: Option<u32>) -> Result<RankFacts> {
     let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
     let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false));
     let host_cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or(1);
@@ -76,18 +77,19 @@ pub fn own_facts(options: &Options) -> Result<RankFacts> {
         pid: std::process::id(),
         cpus: cpus.map(|cpu| cpu as u32).collect(),
         host_cpus: host_cpus as u32,
-        slots: options.slots,
+        free_bytes: crate::free_memory::bytes(),
+        slots,
     })
 }
 
 /// Waits for rank 0's first message. `None`: a signal came first.
-pub fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<String>> {
+pub fn welcome(link: &mut Link, signals: &UnixStream) -> Result<Option<Session>> {
     let mut backoff = Backoff::default();
     loop {
         if let Some((_, message)) = link.receive()? {
             let (head, _) = wire::take_message(&message)?;
             return match head {
-                ToRank::Welcome { session } => Ok(Some(session)),
+                ToRank::Welcome { session, returns } => Ok(Some(Session::new(session, returns))),
                 ToRank::Stop => Ok(None),
                 other => bail!("rank 0 began with {other:?}"),
             };

@@ -6,6 +6,7 @@ mod home;
 mod joining;
 mod memory;
 mod peers;
+pub mod probe;
 mod questions;
 mod run;
 mod space;
@@ -23,7 +24,7 @@ use crate::wire::{
     ToRank, ToolchainId, Want,
 };
 use anyhow::{Context, Result, bail};
-use home::Home;
+use home::{Home, Session};
 use joining::{leave, own_facts, welcome, without_room};
 use memory::TableMemory;
 use mpicc_proxy_abi::table::hash_path;
@@ -80,7 +81,7 @@ struct Epoch {
 
 struct Worker {
     link: Link,
-    session: String,
+    session: Session,
     options: Options,
     questions: Questions,
     peers: Peers,
@@ -111,7 +112,7 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         bail!("the preload library {} is missing; install it beside the programs", options.library.display());
     }
     let signals = crate::event::signal_stream(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
-    link.send(0, wire::message(&FromRank::Hello(own_facts(&options)?), &[])?)?;
+    link.send(0, wire::message(&FromRank::Hello(own_facts(options.slots)?), &[])?)?;
     let Some(session) = welcome(&mut link, &signals)? else { return Ok(()) };
     let (store, questions) = match settle(Home::open(&session, link.rank()), &options) {
         Ok(settled) => settled,
@@ -137,6 +138,10 @@ pub fn run(mut link: Link, options: Options) -> Result<()> {
         roomy: true,
         store,
     };
+    let contents = worker.store.list();
+    if !contents.is_empty() {
+        worker.tell(&FromRank::Has { contents })?;
+    }
     let result = worker.serve(&signals);
     worker.shut_down();
     result
@@ -210,7 +215,8 @@ impl Worker {
     }
 
     fn beat(&mut self) -> Result<()> {
-        if self.heard.elapsed() > SILENCE_MAX || nix::unistd::getppid() != self.launcher {
+        let has_failed = self.link.take_failed().contains(&0);
+        if has_failed || self.heard.elapsed() > SILENCE_MAX || nix::unistd::getppid() != self.launcher {
             self.stopping = true;
         }
         self.find_room()?;
@@ -389,7 +395,10 @@ impl Worker {
             ToRank::BlobGone { digest } => self.content_arrived(digest, false),
             ToRank::Fetch { from, bell, contents } => self.fetch(from, &bell, contents)?,
             ToRank::Bring { .. } => bail!("rank 0 wants contents"),
-            ToRank::Stop => self.stopping = true,
+            ToRank::Stop => {
+                self.session.end();
+                self.stopping = true;
+            }
         }
         Ok(())
     }

@@ -40,10 +40,12 @@ pub struct Surroundings<'a> {
     pub stderr: RawFd,
 }
 
-/// How a driver ended, and the user + system CPU of it and all it waited for, in microseconds.
+/// How a driver ended, the user + system CPU of it and all it waited for, in microseconds, and the most resident memory
+/// of one of these.
 pub struct Ended {
     pub exit: Exit,
     pub cpu_us: u64,
+    pub peak_bytes: u64,
 }
 
 /// Starts the invocation's driver with posix_spawn(3), which does not copy an MPI process's registered memory, in a
@@ -124,7 +126,8 @@ impl Running {
         } else {
             Exit::Code(libc::WEXITSTATUS(status))
         };
-        Ok(Some(Ended { exit, cpu_us: us(usage.ru_utime) + us(usage.ru_stime) }))
+        let peak_bytes = usage.ru_maxrss as u64 * 1024;
+        Ok(Some(Ended { exit, cpu_us: us(usage.ru_utime) + us(usage.ru_stime), peak_bytes }))
     }
 }
 

@@ -69,6 +69,13 @@ impl Store {
         &self.home
     }
 
+    /// All contents that are here. Their names are believed: a content was compared with its name before it got it.
+    pub fn list(&self) -> Vec<Digest> {
+        let entries = fs::read_dir(self.home.contents()).into_iter().flatten().flatten();
+        let digest = |entry: fs::DirEntry| Digest::named(entry.file_name().to_str()?, entry.metadata().ok()?.len());
+        entries.filter_map(digest).collect()
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         self.home.contents().join(digest.file_name())
     }
@@ -227,12 +234,13 @@ pub fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::home::Session;
     use tempfile::TempDir;
 
     const LIMIT: u64 = 1 << 20;
 
     fn store(base: &TempDir, rank: i32, limit: u64) -> Store {
-        Store::new(Home::open_in(&[base.path().to_path_buf()], "s", rank).unwrap(), Some(limit))
+        Store::new(Home::open_in(&[base.path().to_path_buf()], &Session::new("s", false), rank).unwrap(), Some(limit))
     }
 
     /// A content of 64 KiB that differs from those of other numbers.
@@ -355,7 +363,7 @@ mod tests {
         let arriving = store.arriving.get_mut(&digest).unwrap();
         arriving.file = File::options().write(true).open("/dev/full").unwrap();
         assert!(is_full(&store.receive(digest, 6, b"world").unwrap_err()));
-        assert_eq!(fs::read_dir(store.home().rank_folder()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(store.home().rank_folder()).unwrap().count(), 1, "the lock");
         assert!(store.receive(digest, 0, b"hello world").unwrap(), "the next attempt starts over");
     }
 }

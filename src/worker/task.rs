@@ -254,7 +254,7 @@ impl Task {
         if ended.exit != Exit::Code(0)
             && let Some(why) = complaint::of_the_host(printed)
         {
-            return Err(refusal("rank-trouble", why, false));
+            return Err(refusal("rank-trouble", why, true));
         }
         if self.stdout.too_much || self.stderr.too_much {
             return Err(refusal("too-much-output", format!("more than {PRINTED_BYTES_MAX} bytes"), false));
@@ -290,6 +290,7 @@ impl Task {
             exit: ended.exit,
             outputs,
             cpu_us: ended.cpu_us,
+            peak_bytes: ended.peak_bytes,
             misses: self.misses,
             // The compile shares the open file, and with it where it stands.
             stdin_read: self.stdin.and_then(|mut stdin| stdin.stream_position().ok()).unwrap_or(0),
@@ -307,6 +308,10 @@ fn open_output(path: &Path, flags: u32) -> io::Result<(OutputKind, Option<File>)
     if metadata.is_symlink() {
         let target = fs::read_link(path)?.into_os_string().into_vec();
         return Ok((OutputKind::Link { target }, None));
+    }
+    if !metadata.is_file() {
+        // Opening a FIFO would wait for a writer.
+        return Err(io::Error::other(format!("{} is no file", path.display())));
     }
     // An unreadable output (umask 0777) is read by its owner all the same after a chmod of the scratch copy.
     if mode & 0o400 == 0 {
@@ -352,5 +357,21 @@ impl Printed {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.pipe = None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_output_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, fifo] = ["file", "fifo"].map(|name| dir.path().join(name));
+        fs::write(&file, "x").unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(open_output(&file, 0), Ok((OutputKind::File { bytes: 1, .. }, Some(_)))));
+        assert!(matches!(open_output(dir.path(), 0), Ok((OutputKind::Directory { .. }, None))));
+        assert!(open_output(&fifo, 0).is_err(), "without waiting for a writer");
     }
 }

@@ -17,7 +17,7 @@ use crate::driver::toolchain::closure::MACHINE;
 use crate::driver::toolchain::stamps::{Stamp, Stamps, stamp};
 use crate::environment::{self, value_of};
 use crate::wire::{Bytes, Digest, SameFile, ShippedFile, Toolchain, ToolchainId, Unfit, Variable};
-use crate::worker::home::Home;
+use crate::worker::home::{Home, Session};
 use crate::worker::store::Store;
 use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -106,7 +106,7 @@ pub struct Toolchains {
     asked: BTreeMap<ToolchainId, Toolchain>,
     usable: BTreeMap<ToolchainId, Usable>,
     verifier: Verifier,
-    session: String,
+    session: Session,
     rank: i32,
     /// Where toolchains lie when the store is on a noexec mount.
     elsewhere: Option<Home>,
@@ -115,12 +115,12 @@ pub struct Toolchains {
 }
 
 impl Toolchains {
-    pub fn new(session: &str, rank: i32) -> Toolchains {
+    pub fn new(session: &Session, rank: i32) -> Toolchains {
         Toolchains {
             asked: BTreeMap::new(),
             usable: BTreeMap::new(),
             verifier: Verifier::default(),
-            session: session.to_owned(),
+            session: session.clone(),
             rank,
             elsewhere: None,
             folders_made: 0,
@@ -372,7 +372,7 @@ mod tests {
     use crate::wire::Shipment;
 
     fn store(base: &tempfile::TempDir, rank: i32) -> Store {
-        Store::new(Home::open_in(&[base.path().to_path_buf()], "s", rank).unwrap(), Some(1 << 20))
+        Store::new(Home::open_in(&[base.path().to_path_buf()], &Session::new("s", false), rank).unwrap(), Some(1 << 20))
     }
 
     fn path(path: &Path) -> Bytes {
@@ -416,7 +416,7 @@ mod tests {
         fs::write(&own, "one").unwrap();
         let base = tempfile::tempdir().unwrap();
         let mut first = store(&base, 1);
-        let mut toolchains = Toolchains::new("s", 1);
+        let mut toolchains = Toolchains::new(&Session::new("s", false), 1);
         assert_eq!(toolchains.ask(1, toolchain(&own, b"one"), &mut first), Answer::Fit);
         assert_eq!(toolchains.get(1).unwrap().programs_folder(), None);
 
@@ -432,7 +432,7 @@ mod tests {
 
         // Another rank of the host finds it there.
         let mut second = store(&base, 2);
-        let mut its = Toolchains::new("s", 2);
+        let mut its = Toolchains::new(&Session::new("s", false), 2);
         assert_eq!(its.ask(2, other.clone(), &mut second), Answer::Fit);
         assert_eq!(its.get(2).unwrap().programs_folder(), Some(&*folder));
 
@@ -464,7 +464,7 @@ mod tests {
         fs::write(&own, "one").unwrap();
         let base = tempfile::tempdir().unwrap();
         let mut store = store(&base, 1);
-        let mut toolchains = Toolchains::new("s", 1);
+        let mut toolchains = Toolchains::new(&Session::new("s", false), 1);
         assert_eq!(toolchains.ask(1, toolchain(&own, b"one"), &mut store), Answer::Fit);
         assert_eq!(toolchains.look_again(1, &mut store), None);
         let replace = |content: &str| {
@@ -501,7 +501,7 @@ mod tests {
         toolchain.behind.has_archive = true;
         let base = tempfile::tempdir().unwrap();
         let mut first = store(&base, 1);
-        let mut toolchains = Toolchains::new("s", 1);
+        let mut toolchains = Toolchains::new(&Session::new("s", false), 1);
         assert_eq!(toolchains.ask(1, toolchain.clone(), &mut first), Answer::Lacks(vec![digest]));
         first.receive(digest, 0, b"zone").unwrap();
         assert_eq!(toolchains.look(1, &mut first), Answer::Fit);

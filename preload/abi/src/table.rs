@@ -150,8 +150,11 @@ impl Table {
     /// Indices of the entries for `key`, newest first.
     pub fn find<'a>(&'a self, key: &'a [u8], hash: u64) -> impl Iterator<Item = (u32, &'a Entry)> + 'a {
         let mut next = self.bucket(hash).load(Ordering::Acquire);
+        // No chain is longer than the table, whatever was written over it.
+        let mut left = ENTRIES_MAX;
         core::iter::from_fn(move || {
-            while next != 0 {
+            while next != 0 && left > 0 {
+                left -= 1;
                 let index = next - 1;
                 let entry = self.entry(index)?;
                 next = entry.next;

@@ -254,7 +254,9 @@ pub unsafe fn fdopendir(real: real::fdopendir, fd: c_int) -> *mut DIR {
 /// The next record of a stream of ours; NULL at the end.
 fn advance(stream: &mut Stream) -> *mut dirent64 {
     let at = stream.at;
-    let Some(one) = listing::names(&stream.names()[at..]).next() else { return core::ptr::null_mut() };
+    // A place of seekdir(3)'s may lie within a record, and what begins there end anywhere.
+    let rest = stream.names().get(at..).unwrap_or_default();
+    let Some(one) = listing::names(rest).next() else { return core::ptr::null_mut() };
     stream.at += listing::record_bytes(one.name);
     // SAFETY: a record lies there; its memory is the stream's, and ours to give out for writing.
     unsafe { core::ptr::from_mut(stream).add(1).cast::<u8>().add(at).cast() }

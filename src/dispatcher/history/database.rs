@@ -3,22 +3,23 @@
 //! in transactions that begin at most [`COMMIT_AFTER`] before they end: a dispatcher that is killed loses no more.
 //!
 //! Whatever is wrong costs one warning and never a build. A file that is no database of ours, or damaged, is set aside
-//! ([`super::file`]) and a new one begun; where no database can be had, or a write fails, the session goes on with what
-//! it has in memory. The name of the file ends in the version of its layout, so that versions of this program that are
-//! used side by side leave each other alone.
+//! ([`super::file`]) and a new one begun, by the next session if only a write shows the damage; where no database can be
+//! had, or a write fails, the session goes on with what it has in memory. The name of the file ends in the version of its
+//! layout, so that versions of this program that are used side by side leave each other alone.
 //!
 //! # Layout
 //! Paths are interned. What an action used is a set of path numbers ([`sets`]), as the difference to a set that actions
 //! of the same working directory share. Sessions that write at once share the tables; `generation` grows whenever rows
 //! that others may refer to were deleted, and tells them to look again.
 
-use super::file::{self, BadFile};
+use super::costs::{self, Cost};
+use super::file::{self, BadFile, Identity};
 use super::predict::{ByName, Knowledge, Name, OriginNames, is_worth_it};
 use super::readings;
 use super::subject::ActionKey;
 use crate::driver::toolchain::readings::{Known, Use};
 use crate::sets;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ pub enum Note {
     Learned { key: ActionKey, origin: OriginNames, used: Vec<Name> },
     /// An action ran again and used the same.
     Repeated(ActionKey),
+    /// What an action took.
+    Cost(ActionKey, Cost),
     /// Readings of toolchains that were of use.
     Readings(Vec<Use>),
 }
@@ -103,8 +106,10 @@ impl Database {
                 Ok((store, knowledge, readings)) => {
                     // Nobody may be interested.
                     let _ = readings_sender.send(readings);
+                    let identity = store.identity;
                     if loaded_sender.send(knowledge).is_ok()
                         && let Err(error) = store.serve(&incoming)
+                        && let Err(error) = file::set_aside_if_bad(&file, identity, error)
                     {
                         warn("cannot write", &error);
                     }
@@ -153,6 +158,7 @@ type PathNumber = u32;
 /// The database, as the thread has it.
 struct Store {
     connection: Connection,
+    identity: Identity,
     bytes_max: u64,
     generation: i64,
     /// Path and number of each name.
@@ -172,6 +178,7 @@ impl Store {
         let connection =
             Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        let identity = file::identity(file).context("it is gone")?;
         let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
         let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
         if !is_new {
@@ -196,9 +203,10 @@ impl Store {
             transaction.commit()?;
         }
         connection.execute_batch(readings::TABLE)?;
+        connection.execute_batch(costs::TABLE)?;
         let readings = readings::load(&connection)?;
         let (paths, latest_base) = Default::default();
-        let mut store = Store { connection, bytes_max, generation: 0, paths, latest_base };
+        let mut store = Store { connection, identity, bytes_max, generation: 0, paths, latest_base };
         let knowledge = store.load()?;
         Ok((store, knowledge, readings))
     }
@@ -206,7 +214,9 @@ impl Store {
     fn load(&mut self) -> Result<Knowledge> {
         let snapshot = self.connection.unchecked_transaction()?;
         self.generation = read_number(&snapshot, "generation")?;
+        let next_path = read_number(&snapshot, "next_path")?;
         let mut knowledge = Knowledge::default();
+        knowledge.costs = costs::load(&snapshot)?;
         let mut names: ByName<Name> = ByName::default(); // of each number
         let mut rows = Vec::new();
         let mut statement = snapshot.prepare("SELECT path, id, opened FROM paths")?;
@@ -216,13 +226,19 @@ impl Store {
         }
         // Names in the order of the numbers: sets stay in order.
         rows.sort_unstable_by_key(|(id, ..)| *id);
+        if rows.last().is_some_and(|(id, ..)| i64::from(*id) >= next_path) {
+            bail!(malformed());
+        }
         for (id, path, opened) in rows {
             let name = knowledge.names.name(&path);
             if opened {
                 knowledge.names.mark_opened(name);
             }
-            names.insert(id, name);
-            self.paths.insert(name, (Arc::clone(knowledge.names.path(name)), Some(id)));
+            let is_new = self.paths.insert(name, (Arc::clone(knowledge.names.path(name)), Some(id))).is_none();
+            // With two names for a number, or the other way round, sets would lose their order.
+            if names.insert(id, name).is_some() || !is_new {
+                bail!(malformed());
+            }
         }
         let renamed = |id: PathNumber| names.get(&id).copied();
         let in_names = |set: &[PathNumber]| sets::encode(&set.iter().copied().filter_map(renamed).collect::<Vec<_>>());
@@ -287,7 +303,7 @@ impl Store {
                 self.paths.entry(*name).or_insert_with(|| (Arc::clone(path), None));
             }
         }
-        let Store { connection, generation, paths, latest_base, bytes_max } = self;
+        let Store { connection, generation, paths, latest_base, bytes_max, .. } = self;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let current = read_number(&transaction, "generation")?;
         if current != *generation {
@@ -301,6 +317,7 @@ impl Store {
             match note {
                 Note::Path(..) => {}
                 Note::Readings(uses) => readings::write(&transaction, uses, now)?,
+                Note::Cost(key, cost) => costs::write(&transaction, *key, *cost)?,
                 Note::Opened(name) => session.open(*name)?,
                 Note::Learned { key, origin, used } => session.learn(*key, *origin, used, now)?,
                 Note::Repeated(key) => {
@@ -405,6 +422,7 @@ fn evict(transaction: &Connection) -> Result<bool> {
             (SELECT key FROM actions ORDER BY used, key LIMIT (SELECT 1 + count(*) / 8 FROM actions))",
         [],
     )?;
+    costs::evict(transaction)?;
     transaction.execute("DELETE FROM bases WHERE id NOT IN (SELECT base FROM actions WHERE base IS NOT NULL)", [])?;
     let mut needed: HashSet<PathNumber> = HashSet::new();
     let mut bases = HashMap::new();
@@ -445,12 +463,13 @@ fn evict(transaction: &Connection) -> Result<bool> {
 }
 
 fn malformed() -> BadFile {
-    BadFile("a set of paths is malformed")
+    BadFile("paths, their numbers or sets of them are malformed")
 }
 
 fn bytes_used(connection: &Connection) -> Result<u64> {
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
-    Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
+    let pages = number("page_count")?.checked_sub(number("freelist_count")?).ok_or_else(malformed)?;
+    Ok(pages * number("page_size")?)
 }
 
 fn read_number(connection: &Connection, name: &str) -> Result<i64> {
@@ -587,6 +606,9 @@ mod tests {
         assert_eq!(with_file(|file| change(file, "DROP TABLE actions")), aside, "incomplete");
         assert_eq!(with_file(|file| change(file, "UPDATE bases SET paths = x'80'")), aside, "nonsense");
         assert_eq!(with_file(|file| change(file, "UPDATE actions SET key = key, paths = 'text'")), aside, "mistyped");
+        assert_eq!(with_file(|file| change(file, "UPDATE paths SET id = 7")), aside, "one number for all");
+        let taken = "UPDATE numbers SET value = 0 WHERE name = 'next_path'";
+        assert_eq!(with_file(|file| change(file, taken)), aside, "the next number is taken");
         let damaged = |file: &Path| {
             good_file(file);
             let mut content = fs::read(file).unwrap();
@@ -595,6 +617,22 @@ mod tests {
             fs::write(file, content).unwrap();
         };
         assert_eq!(with_file(damaged), aside);
+    }
+
+    #[test]
+    fn damage_that_only_a_write_shows_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("h.sqlite");
+        good_file(&file);
+        let refuse = "CREATE TRIGGER no BEFORE INSERT ON bases BEGIN SELECT RAISE(ABORT, 'no'); END";
+        Connection::open(&file).unwrap().execute_batch(refuse).unwrap();
+        for is_known in [false, false, true] {
+            let mut bench = Bench::open(&file, BYTES_MAX);
+            assert_eq!(bench.recall("g++ -c new.cc").is_some(), is_known);
+            bench.learn("g++ -c new.cc", &["/s/new.cc"]);
+            bench.close();
+        }
+        assert!(dir.path().join("h.sqlite.set-aside").exists());
     }
 
     #[test]

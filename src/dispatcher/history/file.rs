@@ -18,25 +18,46 @@ pub fn open_or_set_aside<T>(file: &Path, open: impl Fn() -> Result<T>) -> Result
         bail!("it is no regular file");
     }
     // One at a time decides what is to become of a bad file. Also shows whether there are locks here at all.
-    let lock = file.with_extension("lock");
-    let lock = private(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("cannot lock it")?;
+    let _lock = lock(file)?;
     let before = identity(file);
     match open() {
         Err(error) if is_bad_file(&error) && before.is_some() && before == identity(file) => {
-            let aside = with_ending(file, ".set-aside");
-            fs::rename(file, &aside).with_context(|| format!("{error:#}, and it cannot be renamed"))?;
-            let _ = fs::rename(with_ending(file, "-wal"), with_ending(&aside, "-wal"));
-            let _ = fs::remove_file(with_ending(file, "-shm"));
-            eprintln!(
-                "mpicc-proxy-rank: the history {} cannot be used ({error:#}); it is now {}, and a new one begins",
-                file.display(),
-                aside.display()
-            );
+            set_aside(file, &error)?;
             open()
         }
         other => other,
     }
+}
+
+/// Renames the file that `opened` names, if `error` shows that it is bad and nobody has renamed it already.
+///
+/// # Errors
+/// It is not the file, or it cannot be renamed.
+pub fn set_aside_if_bad(file: &Path, opened: Identity, error: anyhow::Error) -> Result<()> {
+    if !is_bad_file(&error) {
+        return Err(error);
+    }
+    let _lock = lock(file)?;
+    if identity(file) == Some(opened) { set_aside(file, &error) } else { Ok(()) }
+}
+
+fn set_aside(file: &Path, error: &anyhow::Error) -> Result<()> {
+    let aside = with_ending(file, ".set-aside");
+    fs::rename(file, &aside).with_context(|| format!("{error:#}, and it cannot be renamed"))?;
+    let _ = fs::rename(with_ending(file, "-wal"), with_ending(&aside, "-wal"));
+    let _ = fs::remove_file(with_ending(file, "-shm"));
+    eprintln!(
+        "mpicc-proxy-rank: the history {} cannot be used ({error:#}); it is now {}, and a new one begins",
+        file.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
+fn lock(file: &Path) -> Result<Flock<File>> {
+    let lock = file.with_extension("lock");
+    let lock = private(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
+    Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("cannot lock it")
 }
 
 /// Opens a file of this user alone, and makes it if it is not there. The names of files are nobody else's business.
@@ -60,8 +81,18 @@ impl std::error::Error for BadFile {}
 fn is_bad_file(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<rusqlite::Error>() {
         Some(rusqlite::Error::SqliteFailure(failure, _)) => {
-            // `Unknown` is SQLITE_ERROR: a table or column that is not there.
-            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
+            // A damaged file has many: a table that is not there, a value of a gigabyte that there is no memory for, a format
+            // that may not be written to, a number that is taken.
+            !matches!(
+                failure.code,
+                ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::CannotOpen
+                    | ErrorCode::DiskFull
+                    | ErrorCode::PermissionDenied
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::FileLockingProtocolFailed
+            )
         }
         // What was read is of another type or size than what was written.
         Some(_) => true,
@@ -69,7 +100,10 @@ fn is_bad_file(error: &anyhow::Error) -> bool {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode.
+pub type Identity = (u64, u64);
+
+pub fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 

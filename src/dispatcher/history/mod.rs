@@ -2,11 +2,13 @@
 //! siblings', and what siblings that run right now have asked. `predict` knows how to guess, `subject` whose sibling an
 //! action is, `database` keeps it all over sessions, [`crate::sets`] keeps it small. `file` is the database's file.
 //!
-//! In the same database, `readings` keeps what is known of the files of toolchains; here that only passes through.
+//! In the same database, `costs` keeps what actions took, and `readings` what is known of the files of toolchains, which
+//! only passes through here.
 //!
 //! A wrong prediction costs time, never correctness: what is predicted is validated like anything else, and what is
 //! missing is asked for.
 
+mod costs;
 mod database;
 mod file;
 mod predict;
@@ -16,6 +18,7 @@ mod subject;
 use crate::dispatcher::files::{HeadTree, PathId};
 use crate::driver::toolchain::readings::{Earlier, Use};
 use crate::wire::Invocation;
+pub use costs::Cost;
 use database::{BYTES_MAX, Database, Note};
 use predict::{Guess, Knowledge, Name};
 use std::collections::{HashMap, HashSet};
@@ -179,6 +182,22 @@ impl History {
             self.record(name);
         }
         self.note(Note::Learned { key, origin, used: names });
+    }
+
+    /// What an action took when it last ran.
+    pub fn cost(&mut self, invocation: &Invocation) -> Option<Cost> {
+        self.load();
+        self.knowledge.costs.get(&subject::action_key(invocation)).copied()
+    }
+
+    /// Takes note of what an action took.
+    pub fn learn_cost(&mut self, running: &Running, cost: Cost) {
+        let key = running.subject.key;
+        let known = self.knowledge.costs.get(&key);
+        if known.is_none_or(|known| !known.resembles(cost)) {
+            self.knowledge.costs.insert(key, cost);
+            self.note(Note::Cost(key, cost));
+        }
     }
 
     /// Ends with everything written, or after a while.

@@ -13,6 +13,7 @@
 //! on both sides included. So what one sibling in 64 used is predicted. Contents cost more (to be read, hashed and sent,
 //! some 30 µs for a header), but only once per host: they go ahead if one sibling in 16 needed them.
 
+use super::costs::Cost;
 use super::subject::{self, ActionKey, LEVELS, Origin, SAME_DIRECTORY, SAME_DRIVER, SAME_FOLDER, Scope, Subject};
 use crate::sets;
 use std::collections::HashMap;
@@ -135,6 +136,7 @@ pub struct Guess {
 #[derive(Default)]
 pub struct Knowledge {
     pub names: Names,
+    pub costs: HashMap<ActionKey, Cost>,
     actions: HashMap<ActionKey, Entry>,
     bases: Vec<Box<[u8]>>,
     /// The base that actions of a scope are compared with next.

@@ -195,7 +195,7 @@ fn scopes(origin: &Origin) -> [Scope; LEVELS] {
     [scope(SAME_DIRECTORY, &origin.cwd), above(SAME_FOLDER), above(2), above(3), scope(SAME_DRIVER, b"")]
 }
 
-fn action_key(invocation: &Invocation) -> ActionKey {
+pub fn action_key(invocation: &Invocation) -> ActionKey {
     let mut hasher = blake3::Hasher::new();
     for part in [&invocation.driver, &invocation.cwd].into_iter().chain(&invocation.argv) {
         hasher.update(&(part.len() as u64).to_le_bytes());

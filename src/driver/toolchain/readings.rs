@@ -74,7 +74,7 @@ impl Reading {
 }
 
 impl Format {
-    fn of(content: &[u8]) -> Format {
+    pub fn of(content: &[u8]) -> Format {
         if content.starts_with(b"#!") {
             return Format::Script;
         }
