@@ -135,10 +135,10 @@ shm_names() { find /dev/shm -mindepth 1 -maxdepth 1 -name '*mpicc-proxy*' | sort
 shm_as_before() { [ -z "$(comm -13 <(echo "$shm_before") <(shm_names))" ]; }
 
 # Nothing of a run may outlive it: no process, nothing of ours in /dev/shm or TMPDIR. What a killed launcher left of
-# its own is not ours to judge. Ten seconds: a rank notices the death of its launcher by a time-out.
+# its own is not ours to judge. The longest wait is that of a host's keeper, 60 s, for ranks that may return.
 nothing_left() {
     local pid status=0
-    if ! settle 10 no_survivors_now; then
+    if ! settle 80 no_survivors_now; then
         echo "processes left:"
         for pid in $(survivors); do
             printf '%s  %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
@@ -183,13 +183,13 @@ find_library() {
     die "no libmpicc-proxy.so beside $programs: run 'cargo build --release' first"
 }
 
-# Lines "PID RANK" of the ranks below `bounded`, rank 0 first. Open MPI tells a process its rank in its environment;
-# the compilers below a rank do not get that, and are told apart by their executable anyway.
+# Lines "PID RANK" of the ranks below `bounded`, rank 0 first. mpiexec tells a process its rank in its environment; the
+# compilers below a rank do not get that, and are told apart by their executable anyway.
 ranks() {
     local pid
     for pid in $(survivors); do
         [[ $(readlink "/proc/$pid/exe") == */mpicc-proxy-rank* ]] || continue
-        printf '%s %s\n' "$pid" "$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')"
+        printf '%s %s\n' "$pid" "$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^\(OMPI_COMM_WORLD\|PMI\)_RANK=//p')"
     done 2>/dev/null | sort -k2n
 }
 

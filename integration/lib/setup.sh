@@ -15,8 +15,10 @@ strace                                           strace
 make                                             make
 cmake                                            cmake
 ninja                                            ninja-build
-mpicc                                            libopenmpi-dev
-mpiexec                                          openmpi-bin
+mpicc.openmpi                                    libopenmpi-dev
+mpiexec.openmpi                                  openmpi-bin
+mpicc.mpich                                      libmpich-dev
+mpiexec.mpich                                    mpich
 /usr/lib/*/libclang-*.so*|/usr/lib/llvm-*/lib/libclang*.so*    libclang1-LLVM
 /usr/lib/llvm-*/lib/clang/*/include/stddef.h|/usr/lib/clang/*/include/stddef.h    libclang-common-LLVM-dev
 ccache                                           ccache
@@ -38,6 +40,17 @@ dpkg-source                                      dpkg-dev
 TABLE
 }
 
+needed_tools_of_slurm() {
+    cat <<'TABLE'
+munged                                           munge
+slurmctld                                        slurmctld
+slurmd                                           slurmd
+srun                                             slurm-client
+TABLE
+}
+
+tables_needed=(needed_tools) # integration/check --full needs another
+
 is_there() {
     local pattern
     [[ $1 == */* ]] || { command -v "$1" >/dev/null && return; }
@@ -48,10 +61,10 @@ is_there() {
 }
 
 missing_packages() {
-    local what package
+    local what package table
     while read -r what package; do
         is_there "$what" || echo "$package"
-    done < <(needed_tools)
+    done < <(for table in "${tables_needed[@]}"; do "$table"; done)
 }
 
 as_root() {
@@ -77,7 +90,16 @@ install_packages() {
     local packages
     mapfile -t packages < <(printf '%s\n' "$@" | name_llvm)
     echo "installing ${packages[*]}" >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
+    # Debian starts a service when it is installed, unless this program forbids it. Here none is wanted: scripts start
+    # their own.
+    # shellcheck disable=SC2016 # for the inner shell
+    as_root env DEBIAN_FRONTEND=noninteractive sh -ec 'policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap "rm -f $policy" EXIT
+            printf "#!/bin/sh\nexit 101\n" >"$policy"
+            chmod +x "$policy"
+        fi
+        apt-get install -y -q --no-install-recommends "$@"' sh "${packages[@]}" >&2
 }
 
 setup_machine() {
