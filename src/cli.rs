@@ -265,8 +265,7 @@ fn explain(json: bool, command: &[OsString]) -> Result<u8, Failure> {
     let driver = driver::driver_at(path.as_bytes());
     let verdict = driver.map(|driver| match driver::classify(driver, &arguments, &mut read) {
         remote @ driver::Verdict::Remote(_) => {
-            let environment = environment::without_our_preload(environment::entries());
-            driver::keeps_here(&environment).map_or(remote, driver::Verdict::Local)
+            driver::keeps_here(&environment::of_compiler()).map_or(remote, driver::Verdict::Local)
         }
         verdict => verdict,
     });

@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
         );
         return EXIT_USAGE.into();
     };
-    let environment = environment::without_our_preload(without(environment::entries(), &env::INTERNAL));
+    let environment = environment::of_compiler();
     Client { driver, argv: std::env::args_os().collect(), environment }.run(laps, start_us)
 }
 

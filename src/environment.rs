@@ -77,14 +77,14 @@ pub fn entries() -> Vec<Vec<u8>> {
     entries
 }
 
-/// As a compiler is to get them. The hook takes our entry out of LD_PRELOAD; who comes by another road (`exec`, a symlink,
-/// `explain`) has it still.
-pub fn without_our_preload(entries: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// The [`entries`] as a compiler is to get them. The hook takes our entry out of LD_PRELOAD; who comes by another road
+/// (`exec`, a symlink, `explain`) has it still.
+pub fn of_compiler() -> Vec<Vec<u8>> {
     let clean = |entry: Vec<u8>| match value_of(&entry, env::LD_PRELOAD) {
         Some(value) => preload_without_ours(value).map(|rest| [env::LD_PRELOAD, b"=", &rest].concat()),
-        None => Some(entry),
+        None => (!env::INTERNAL.iter().any(|name| is_named(&entry, name))).then_some(entry),
     };
-    entries.into_iter().filter_map(clean).collect()
+    entries().into_iter().filter_map(clean).collect()
 }
 
 /// The value, if `entry` is `name=value`.

@@ -305,7 +305,8 @@ pub fn start_timeout_s() -> Result<u64, Failure> {
     })
 }
 
-/// A directory for the session, mode 0700, under a name short enough for a socket in it.
+/// A directory for the session, mode 0700, under a name short enough for a socket in it. Removes those beside it whose
+/// sessions were killed.
 ///
 /// # Errors
 /// A sentence: where it was tried, and why in vain.

@@ -177,11 +177,17 @@ pub fn close_again(command: &mut Command) {
     // SAFETY: the closure makes async-signal-safe calls only, and allocates nothing.
     unsafe {
         command.pre_exec(|| {
-            for fd in closed_at_start() {
-                libc::close(fd);
-            }
+            close_what_was_closed();
             Ok(())
         });
+    }
+}
+
+/// Async-signal-safe.
+fn close_what_was_closed() {
+    for fd in closed_at_start() {
+        // SAFETY: Rust's start-up code put /dev/null there; nothing of ours uses it.
+        unsafe { libc::close(fd) };
     }
 }
 
@@ -200,10 +206,7 @@ pub fn exec(command: &mut Command) -> io::Error {
 /// Becomes `program` with exactly these words and this environment, and with the descriptors and the signal state that
 /// this process was started with. Returns only if that fails.
 pub fn exec_exactly(program: &CStr, argv: &[CString], environment: &[CString]) -> io::Error {
-    for fd in closed_at_start() {
-        // SAFETY: Rust's start-up code put /dev/null there; nothing of ours uses it.
-        unsafe { libc::close(fd) };
-    }
+    close_what_was_closed();
     restore_sigpipe();
     match nix::unistd::execve(program, argv, environment) {
         Ok(never) => match never {},

@@ -153,8 +153,8 @@ pub fn relaunched(times: u64, cause: &str, log: &str) -> String {
 /// What is added to it when workers died or were given up, and the others went on.
 pub fn lost(stats: &Stats, log: &str) -> Option<String> {
     let lost = stats.ranks.iter().filter(|rank| rank.slots == 0).count();
-    (lost > 0)
-        .then(|| format!("; {} of {} died or fell silent, see {log}", lost, count(stats.ranks.len() as u64, "worker")))
+    let workers = count(stats.ranks.len() as u64, "worker");
+    (lost > 0).then(|| format!("; {lost} of {workers} died or fell silent, see {log}"))
 }
 
 /// The line that ends a session whose dispatcher was lost. `known`: the last numbers it gave, and how long after the
@@ -266,6 +266,16 @@ mod tests {
              compiler CPU remote"
         );
         assert_eq!(summary(&Stats::default()), "0 compiles on 0 ranks, 0 local, 0.0 s of compiler CPU remote");
+    }
+
+    #[test]
+    fn workers_that_were_lost_are_counted() {
+        let mut stats = stats();
+        assert_eq!(lost(&stats, "log"), None);
+        stats.ranks[1].slots = 0;
+        assert_eq!(lost(&stats, "log").unwrap(), "; 1 of 2 workers died or fell silent, see log");
+        stats.ranks.remove(0);
+        assert_eq!(lost(&stats, "log").unwrap(), "; 1 of 1 worker died or fell silent, see log");
     }
 
     #[test]

@@ -92,7 +92,7 @@ class Session:
         return [parent for rank, parent in self.ranks.values() if rank == 0]
 
 
-# Whom a fault hits, how, and what make may say to it.
+# Whom a fault hits, and how.
 FAULTS = {
     "worker killed": (lambda session, choose: [choose(session.workers())], KILL),
     "worker stopped": (lambda session, choose: [choose(session.workers())], STOP),

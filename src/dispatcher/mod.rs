@@ -149,8 +149,6 @@ struct Dispatcher {
     stopping: bool,
     /// The ranks of the session are started again when they die.
     returns: bool,
-    /// All workers are lost, so this dispatcher ends for another to come.
-    is_forsaken: bool,
 }
 
 /// Runs rank 0 until it is told to stop (by a client, SIGTERM or SIGINT).
@@ -198,7 +196,6 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         thawing: false,
         stopping: false,
         returns: options.session.is_some(),
-        is_forsaken: false,
     };
     if let Some(path) = &options.ready_file {
         write_ready_file(path).with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -784,6 +781,11 @@ impl Dispatcher {
         }
     }
 
+    /// Are all workers lost, so that this dispatcher ends for another to come?
+    fn is_forsaken(&self) -> bool {
+        self.returns && self.ranks.alive().is_empty()
+    }
+
     fn lose(&mut self, rank: Rank) -> Result<()> {
         let of_it = |action: &&ActionId| self.queue.rank_of(**action) == Some(rank);
         let lost: Vec<ActionId> = self.actions.keys().filter(of_it).copied().collect();
@@ -791,9 +793,9 @@ impl Dispatcher {
             self.note_cause(action, rank, "lost");
         }
         self.ranks.lose(rank);
-        if self.returns && self.ranks.alive().is_empty() {
+        if self.is_forsaken() {
             eprintln!("mpicc-proxy-rank: all workers are lost; rank 0 ends, so that ranks are started again");
-            (self.is_forsaken, self.stopping) = (true, true);
+            self.stopping = true;
             return Ok(());
         }
         let again = self.shipments.lost(rank);
@@ -872,13 +874,10 @@ impl Dispatcher {
 
     /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
     fn shut_down(mut self, options: &Options) {
-        if self.is_forsaken {
-            // Clients wait for the next dispatcher, and MPI might wait for the dead.
-            self.clients.close();
-            self.history.close();
-            std::process::exit(1);
-        }
-        for (id, action) in std::mem::take(&mut self.actions) {
+        let is_forsaken = self.is_forsaken();
+        // Those of a forsaken dispatcher wait for the next one.
+        let to_run_locally = if is_forsaken { Default::default() } else { std::mem::take(&mut self.actions) };
+        for (id, action) in to_run_locally {
             // Who lent a token takes it back itself when the connection ends.
             if !self.places.is_token_lent(id) {
                 let reason = "dispatcher-stopped".to_owned();
@@ -887,6 +886,10 @@ impl Dispatcher {
         }
         self.clients.close();
         self.history.close();
+        if is_forsaken {
+            // MPI might wait for the dead.
+            std::process::exit(1);
+        }
         if let Some(path) = &options.ready_file {
             let _ = std::fs::remove_file(path);
         }

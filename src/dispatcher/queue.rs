@@ -2,8 +2,8 @@
 //! so that a simulation can run it with any number of ranks.
 //!
 //! An action waits until some rank has a free slot and is known to have its toolchain, and its host has the memory that
-//! the action [demands]; the rank with the most free slots gets it. An action that a rank could not carry out gets one more rank, on another host if there is one, then it runs
-//! locally.
+//! the action [demands]; the rank with the most free slots gets it. An action that a rank could not carry out gets one
+//! more rank, on another host if there is one, then it runs locally.
 //!
 //! # Memory
 //! What runs on a host demands no more than the host has, except that a host on which nothing runs takes anything. For the
@@ -421,29 +421,26 @@ impl Queue {
         // The host that is kept for the first who lacks memory alone.
         let mut kept = None;
         while let Some((position, need)) = lines.pop_first() {
-            let choice = self.choose(&need, kept, commands);
-            match choice {
-                Choice::Wait => continue,
-                Choice::Memory(host) => {
-                    kept.get_or_insert(host);
+            let verdict = match self.choose(&need, kept, commands) {
+                Choice::Wait { keep } => {
+                    kept = kept.or(keep);
                     continue;
                 }
-                Choice::Rank(_) | Choice::Never(_) => {}
-            }
+                Choice::Settled(verdict) => verdict,
+            };
             let line = &self.waiting[&need];
             let action = line[&position];
             let next = line.keys().nth(1).copied();
             self.step_out(&need, position);
-            match choice {
-                Choice::Rank(rank) => {
+            match verdict {
+                Ok(rank) => {
                     self.assign(action, rank);
                     commands.push(Command::Assign { action, rank });
                 }
-                Choice::Never(reason) => {
+                Err(reason) => {
                     self.actions.remove(&action);
                     commands.push(Command::RunLocally { action, reason });
                 }
-                Choice::Wait | Choice::Memory(_) => unreachable!("that line has left"),
             }
             lines.extend(next.map(|next| (next, need)));
         }
@@ -480,21 +477,23 @@ impl Queue {
                 continue;
             }
             if state.has_memory_for(*demand) {
-                return Choice::Rank(*rank);
+                return Choice::Settled(Ok(*rank));
             }
             most = most.max(Some((state.left_bytes(), Reverse(host))));
         }
         if let Some((_, Reverse(host))) = most {
-            return Choice::Memory(host);
+            return Choice::Wait { keep: Some(host) };
         }
         if pool.hopeful.iter().any(is_eligible) {
-            return Choice::Wait;
+            return Choice::Wait { keep: None };
         }
-        match pool.unfit.iter().rev().find(|rank| is_eligible(rank)).and_then(|rank| pool.fitness.get(rank)) {
-            Some(Fitness::Unfit(why)) => Choice::Never(why.clone()),
-            _ if self.full.iter().any(is_eligible) => Choice::Never("store-full".to_owned()),
-            _ => Choice::Never("no-ranks".to_owned()),
-        }
+        let unfit = pool.unfit.iter().rev().find(|rank| is_eligible(rank));
+        let why = match unfit.and_then(|rank| pool.fitness.get(rank)) {
+            Some(Fitness::Unfit(why)) => why.clone(),
+            _ if self.full.iter().any(is_eligible) => "store-full".to_owned(),
+            _ => "no-ranks".to_owned(),
+        };
+        Choice::Settled(Err(why))
     }
 }
 
@@ -562,12 +561,12 @@ fn pool_of<'a>(
     })
 }
 
+/// What becomes of the first in a line.
 enum Choice {
-    Rank(Rank),
-    Wait,
-    /// Ranks have slots, and no host the memory; this one has most of it.
-    Memory(u32),
-    Never(String),
+    /// A rank for it, or why it never gets one.
+    Settled(Result<Rank, String>),
+    /// `keep`: ranks have slots, and no host the memory; this one has most of it.
+    Wait { keep: Option<u32> },
 }
 
 #[cfg(test)]

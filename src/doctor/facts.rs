@@ -157,7 +157,7 @@ impl Facts {
         let in_slurm = ["SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_TASKS_PER_NODE"].iter().any(|n| set(n).is_some());
         Ok(Facts {
             switched_off: variable(abi::env::SWITCH).is_some_and(|value| abi::env::is_off(value.as_bytes())),
-            kept_here: driver::keeps_here(&environment::without_our_preload(environment::entries())),
+            kept_here: driver::keeps_here(&environment::of_compiler()),
             incomplete: parts.into_iter().filter_map(|part| part.err().map(|e| e.to_string())).collect(),
             libraries_not_found,
             compilers,
