@@ -25,6 +25,7 @@ ccache                                           ccache
 clang                                            clang
 chattr                                           e2fsprogs
 setpriv                                          util-linux
+flock                                            util-linux
 valgrind                                         valgrind
 dash                                             dash
 tclsh                                            tcl

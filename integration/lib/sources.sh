@@ -50,7 +50,10 @@ write_sources_list() {
 
 # fetch_source PACKAGE [SUITE]: downloads it unless the cache has it; prints the path of its .dsc.
 fetch_source() {
-    local package=$1 folder=$sources/$1${2:+-$2} part
+    local package=$1 folder=$sources/$1${2:+-$2} part lock
+    # Scripts run side by side, and apt waits for nobody.
+    exec {lock}>"$sources/lock"
+    flock "$lock"
     if ! compgen -G "$folder/*.dsc" >/dev/null; then
         echo "fetching the source package $package" >&2
         write_sources_list "${2:-}"
@@ -64,6 +67,7 @@ fetch_source() {
         fi
         rm -rf "$folder" && mv "$part" "$folder" # complete or absent, also after an interruption
     fi
+    exec {lock}>&-
     echo "$folder"/*.dsc
 }
 
@@ -87,7 +91,7 @@ build_once() {
             tail -n 20 "$tree/log" >&2
             die "cannot build $package of $suite"
         fi
-        cp "$tree/tree/$program" "$built.new" && mv "$built.new" "$built"
+        cp "$tree/tree/$program" "$built.$BASHPID" && mv "$built.$BASHPID" "$built"
         rm -rf "$tree"
     fi
     echo "$built"
