@@ -10,10 +10,12 @@ use crate::keeper;
 use crate::masquerade;
 use crate::paths::{self, Installation};
 use crate::ranks::RankOptions;
+use crate::report;
 use crate::script;
 use crate::session;
 use crate::signals;
 use crate::status;
+use crate::top;
 use clap::{Args, Parser, Subcommand};
 use mpicc_proxy_abi as abi;
 use std::ffi::{OsStr, OsString};
@@ -103,10 +105,35 @@ Exit status:
 
 const EXPLAIN_HELP: &str = "\
 Nothing is executed and no dispatcher is needed.
+  mpicc-proxy explain -- gcc -O2 -c x.c
+  mpicc-proxy explain --last build/x.o
 
 Exit status:
   0    explained, whatever the verdict
-  2    the command line makes no sense";
+  2    the command line makes no sense
+  66   no event log knows the FILE of --last";
+
+const REPORT_HELP: &str = "\
+  mpicc-proxy report                       what the newest session did
+  mpicc-proxy report --html report.html    a page with the timeline of every slot
+  mpicc-proxy report --trace trace.json    for ui.perfetto.dev
+
+Sessions write their events into files in ~/.local/state/mpicc-proxy/sessions (see `run --events`).
+
+Exit status:
+  0    printed or written
+  2    the command line makes no sense
+  66   there is no such session
+  73   a file cannot be written";
+
+const TOP_HELP: &str = "\
+It reads what the session writes, and can be started and left at any time; what is left is told where the same command
+was run before.
+
+Exit status:
+  0    left, or the session has ended
+  2    the command line makes no sense
+  66   there is no such session";
 
 const DOCTOR_HELP: &str = "\
 Ranks are started as `run` would start them, say what they see, and end. One finding a line (`ok`, `warning`, `error`,
@@ -165,10 +192,24 @@ enum Action {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        /// Say where FILE, an output, was made the last time, and why there
+        #[arg(long, value_name = "FILE")]
+        last: Option<OsString>,
         /// The compiler driver and its arguments
-        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        #[arg(
+            required_unless_present = "last",
+            conflicts_with = "last",
+            trailing_var_arg = true,
+            value_name = "COMMAND"
+        )]
         command: Vec<OsString>,
     },
+    /// Say what a session did: where its compiles ran and when, what took longest, what its end waited for
+    #[command(after_help = REPORT_HELP)]
+    Report(report::Options),
+    /// Watch a session: its ranks, what compiles where, what waits (q leaves)
+    #[command(after_help = TOP_HELP)]
+    Top(top::Options),
     /// Find what would make a session on this machine or in this allocation fail, or crawl
     #[command(after_help = DOCTOR_HELP)]
     Doctor(doctor::Options),
@@ -217,7 +258,12 @@ pub fn main(argv: Vec<OsString>) -> u8 {
         Action::Run(options) => session::run(&options),
         Action::Dispatch(options) => Err(dispatch(&options)),
         Action::Exec { command } => Err(masquerade::exec(&command)),
-        Action::Explain { json, command } => explain(json, &command),
+        Action::Explain { json, last: Some(file), .. } => {
+            report::explain_last(&file, json).map(|text| print(text.as_bytes()))
+        }
+        Action::Explain { json, last: None, command } => explain(json, &command),
+        Action::Report(options) => report::report(&options).map(|text| print(text.as_bytes())),
+        Action::Top(options) => top::watch(&options).map(|()| 0),
         Action::Doctor(options) => doctor::examine(&options).map(|(text, status)| {
             print(text.as_bytes());
             status
@@ -379,7 +425,9 @@ mod tests {
         }
         let Action::Exec { command } = parse(&["exec", "--", "gcc", "--version"]) else { panic!() };
         assert_eq!(command, ["gcc", "--version"]);
-        let Action::Explain { json: true, command } = parse(&["explain", "--json", "--", "gcc", "-c", "--json"]) else {
+        let Action::Explain { json: true, last: None, command } =
+            parse(&["explain", "--json", "--", "gcc", "-c", "--json"])
+        else {
             panic!()
         };
         assert_eq!(command, ["gcc", "-c", "--json"]);
@@ -417,6 +465,7 @@ mod tests {
             local_jobs: Some(5),
             ready_file: Some("r".into()),
             history: Some("h".into()),
+            events: Some("e".into()),
             session: Some("s".into()),
         };
         let words = [vec!["rank".into()], options.to_arguments()].concat();

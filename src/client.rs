@@ -10,7 +10,7 @@ use crate::paths;
 use crate::publish::publish;
 use crate::rusage::{self, Laps};
 use crate::wire::{
-    ActionResult, Bytes, ClientCpu, Exit, Invocation, Place, SlotUser, Stdin, Stream, ToClient, ToDispatcher,
+    ActionResult, Bytes, ClientCpu, Exit, Invocation, LocalNote, Place, SlotUser, Stdin, Stream, ToClient, ToDispatcher,
 };
 use crate::{jobserver, signals, stdin, viewpoint};
 use mpicc_proxy_abi::driver::{self as names, Dialect};
@@ -109,7 +109,7 @@ impl Client {
             Err(reason) => {
                 let detail = reason.detail.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
                 self.log("local", reason.name(), &detail);
-                self.enter_locally(reason.name(), reason.is_work(), RETURNS_MAX);
+                self.enter_locally(reason.name(), &detail, reason.is_work(), RETURNS_MAX);
                 return self.become_driver();
             }
         };
@@ -277,7 +277,7 @@ impl Client {
         self.log("local", reason, detail);
         if !counted {
             // It has waited for another dispatcher already, if one was promised.
-            self.enter_locally(reason, true, 0);
+            self.enter_locally(reason, detail, true, 0);
         }
         self.become_driver()
     }
@@ -285,14 +285,21 @@ impl Client {
     /// Tells the dispatcher, if there is one, that this invocation runs here, and waits for a slot if it is work that no
     /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait. `returns`: how often
     /// another one is asked when it is gone.
-    fn enter_locally(&self, reason: &str, is_work: bool, returns: u32) {
+    fn enter_locally(&self, reason: &str, detail: &str, is_work: bool, returns: u32) {
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);
         if silent.exists() {
             return;
         }
         let slot = (is_work && !jobserver::is_named(&self.environment)).then(|| self.slot());
-        let note = ToDispatcher::Local { reason: reason.to_owned(), client_cpu_us: rusage::own_cpu_us(), slot };
+        let note = ToDispatcher::Local(Box::new(LocalNote {
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            output: self.output().unwrap_or_default(),
+            package: environment::value_among(&self.environment, env::SPACK_SHORT_SPEC).unwrap_or_default().to_vec(),
+            client_cpu_us: rusage::own_cpu_us(),
+            slot,
+        }));
         let tell = || {
             let mut connection = Connection::open(&socket)?;
             connection.send(&note)?;
@@ -307,6 +314,22 @@ impl Client {
             }
             told = tell();
         }
+    }
+
+    /// What the command line names with `-o`, absolute; for the event log.
+    fn output(&self) -> Option<Bytes> {
+        let mut words = self.argv.iter().map(|word| word.as_bytes()).rev();
+        let mut after = None;
+        let named = words.find_map(|word| match word.strip_prefix(b"-o") {
+            Some(b"") => after,
+            Some(name) => Some(name),
+            None => {
+                after = Some(word);
+                None
+            }
+        })?;
+        let cwd = nix::unistd::getcwd().ok()?;
+        Some(paths::absolute(cwd.as_os_str().as_bytes(), named))
     }
 
     /// Executes the real driver in this process: same pid, same descriptors, same parent.

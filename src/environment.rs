@@ -92,6 +92,11 @@ pub fn value_of<'a>(entry: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     entry.strip_prefix(name)?.strip_prefix(b"=")
 }
 
+/// The value of the variable `name`, if it is among `entries`.
+pub fn value_among<'a>(entries: &'a [Vec<u8>], name: &[u8]) -> Option<&'a [u8]> {
+    entries.iter().find_map(|entry| value_of(entry, name))
+}
+
 /// Is `entry` a value of the variable `name`?
 pub fn is_named(entry: &[u8], name: &[u8]) -> bool {
     value_of(entry, name).is_some()

@@ -10,6 +10,8 @@ pub mod exit {
     pub const ERRORS_FOUND: u8 = 1;
     /// The command line makes no sense.
     pub const USAGE: u8 = 2;
+    /// EX_NOINPUT: there is no event log that says what was asked.
+    pub const NO_EVENTS: u8 = 66;
     /// EX_UNAVAILABLE: there is no dispatcher.
     pub const NO_DISPATCHER: u8 = 69;
     /// EX_SOFTWARE: the ranks could not be started, or the installation is incomplete.

@@ -10,6 +10,7 @@
 //! travel back → the client publishes the outputs and exits with the compiler's status.
 
 pub mod batch;
+#[cfg(feature = "command")]
 pub mod cli;
 pub mod client;
 pub mod comeback;
@@ -26,6 +27,7 @@ pub mod free_memory;
 pub mod ids;
 pub mod jobs;
 pub mod jobserver;
+pub mod journal;
 pub mod keeper;
 pub mod launcher;
 #[cfg(feature = "ranks")]
@@ -36,6 +38,7 @@ pub mod pidfd;
 pub mod probe;
 pub mod publish;
 pub mod ranks;
+pub mod report;
 pub mod rusage;
 pub mod script;
 pub mod session;
@@ -45,6 +48,8 @@ pub mod size;
 pub mod status;
 pub mod stdin;
 pub mod times;
+#[cfg(feature = "command")]
+pub mod top;
 pub mod upkeep;
 pub mod viewpoint;
 pub mod watchdog;

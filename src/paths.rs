@@ -121,6 +121,17 @@ pub fn prepare_socket_directory(socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A path as asked for, from the root on: no empty parts, no `.`; `..` stays, since links may lie before it.
+pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
+    let joined = if path.starts_with(b"/") { path.to_vec() } else { [cwd, b"/", path].concat() };
+    let mut out = Vec::with_capacity(joined.len());
+    for part in joined.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
+        out.push(b'/');
+        out.extend_from_slice(part);
+    }
+    out
+}
+
 /// What was installed together. Asks the file system.
 #[derive(Clone, Debug)]
 pub struct Installation {

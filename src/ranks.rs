@@ -5,6 +5,7 @@
 use crate::comeback;
 use crate::environment::{self, apply, variable};
 use crate::error::{Failure, exit};
+use crate::journal;
 use crate::launcher::{self, Choice, Family, Launcher, Plan};
 use crate::paths::{self, Installation, SOCKET_PATH_BYTES_MAX};
 use crate::pidfd;
@@ -72,7 +73,13 @@ impl Ranks {
     /// Starts the ranks and waits until all are ready. A session that starts ranks again when they die also does so when
     /// the first start fails, once: one of them may have been struck while it started, and what will never start costs its
     /// user twice the time, before anything was built.
-    pub fn start(options: &session::Options, installation: &Installation, signals: &Signals) -> Result<Ranks, Failure> {
+    /// `events`: the session's event log, if there is one.
+    pub fn start(
+        options: &session::Options,
+        installation: &Installation,
+        events: Option<&Path>,
+        signals: &Signals,
+    ) -> Result<Ranks, Failure> {
         let rank = installation.rank().map_err(Failure::no_ranks)?;
         installation.client().map_err(Failure::no_ranks)?;
         let start_timeout_s = start_timeout_s()?;
@@ -85,6 +92,7 @@ impl Ranks {
             local_jobs: options.local_jobs,
             ready_file: Some(ready_file(&directory)),
             history: options.history.clone(),
+            events: Some(events.unwrap_or(Path::new("off")).to_path_buf()),
             session: (options.relaunches > 0).then(session::new_name),
         };
         let rank = std::iter::once(rank.into_os_string()).chain(rank_options.to_arguments()).collect();
@@ -508,6 +516,11 @@ pub struct RankOptions {
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
 
+    /// Write what happens to FILE, as lines of JSON for `report` and `top`; `off` writes nothing [default: a new file in
+    /// $MPICC_PROXY_EVENTS, else in $XDG_STATE_HOME/mpicc-proxy/sessions, else in ~/.local/state/mpicc-proxy/sessions]
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+
     /// The session, which may have had other ranks before (`run` sets it)
     #[arg(long, hide = true)]
     pub session: Option<String>,
@@ -524,6 +537,11 @@ impl RankOptions {
         paths::history_file(self.history.as_deref(), |name| std::env::var_os(name))
     }
 
+    /// The event log. To be called once: it may be a new file.
+    pub fn events(&self) -> Option<PathBuf> {
+        journal::folder::new_file(self.events.as_deref(), journal::folder::own_folder())
+    }
+
     /// The command line that reads back as these options.
     pub fn to_arguments(&self) -> Vec<OsString> {
         let slots = self.slots.map(|slots| OsString::from(slots.to_string()));
@@ -536,6 +554,7 @@ impl RankOptions {
             ("--local-jobs", local_jobs.as_deref()),
             ("--ready-file", self.ready_file.as_deref().map(Path::as_os_str)),
             ("--history", self.history.as_deref().map(Path::as_os_str)),
+            ("--events", self.events.as_deref().map(Path::as_os_str)),
             ("--session", self.session.as_deref().map(OsStr::new)),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value?)));

@@ -10,6 +10,7 @@
 use crate::environment::{self, Change};
 use crate::error::{Failure, exit};
 use crate::jobs;
+use crate::journal::{self, Event, Journal};
 use crate::paths::{self, Installation};
 use crate::ranks::{LaunchOptions, Ranks};
 use crate::signals::{self, Signals};
@@ -65,6 +66,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
 
+    /// Write what happens to FILE, as lines of JSON for `report` and `top`; `off` writes nothing [default: a new file in
+    /// $MPICC_PROXY_EVENTS, else in $XDG_STATE_HOME/mpicc-proxy/sessions, else in ~/.local/state/mpicc-proxy/sessions]
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+
     /// The build command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -92,7 +98,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
     let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
     let library = installation.library().map_err(Failure::no_ranks)?;
-    let ranks = Ranks::start(options, &installation, &signals)?;
+    let log = EventLog::begin(options)?;
+    let ranks = Ranks::start(options, &installation, log.file(), &signals).inspect_err(|_| log.remove())?;
     let mut upkeep = Upkeep::new(ranks, options.relaunches, &signals);
     let mut changes = environment::of_command(
         environment::variable(abi::env::LD_PRELOAD).as_deref().map(OsStrExt::as_bytes),
@@ -108,24 +115,85 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let ended = run_command(&signals, &options.command, &changes, |now| Some(upkeep.look(now)));
     let wall_s = start.elapsed().as_secs_f64();
     let (outcome, ranks) = upkeep.finish(Duration::from_secs(STOP_TIMEOUT_S));
-    let ended = ended?;
+    let status = ended.as_ref().map_or_else(|failure| failure.status, |ended| exit_status(*ended));
+    log.end(status);
+    ended?;
     match outcome {
         Outcome::Complete { stats, note } => {
             let complete = note.is_none();
             let note = note.or_else(|| status::lost(&stats, &ranks.log().display().to_string()));
-            let sentence = status::summary(&stats) + note.as_deref().unwrap_or_default();
-            conclude(stats_file, &Stats { wall_s, ..stats }, complete, &sentence);
+            let stats = Stats { wall_s, ..stats };
+            let sentence = status::summary(&stats) + note.as_deref().unwrap_or_default() + &log.hint();
+            conclude(stats_file, &stats, complete, &sentence);
             if note.is_some() {
                 ranks.keep_log();
             }
         }
         Outcome::Lost { known, cause } => {
-            let sentence = status::trouble(known.as_ref(), &cause, &ranks.keep_log());
+            let sentence = status::trouble(known.as_ref(), &cause, &ranks.keep_log()) + &log.hint();
             let stats = known.map(|(stats, _)| stats).unwrap_or_default();
             conclude(stats_file, &Stats { wall_s, ..stats }, false, &sentence);
         }
     }
-    Ok(exit_status(ended))
+    Ok(status)
+}
+
+/// The session's event log, if there is one.
+struct EventLog {
+    file: Option<PathBuf>,
+    /// It is where `report` looks for it.
+    is_usual: bool,
+}
+
+impl EventLog {
+    /// # Errors
+    /// The file that the user named cannot be written. That of a usual place is not worth a build.
+    fn begin(options: &Options) -> Result<EventLog, Failure> {
+        let is_usual = options.events.is_none();
+        let mut file = journal::folder::new_file(options.events.as_deref(), journal::folder::own_folder());
+        if let Some(path) = &file {
+            let begun = File::create(path).and_then(|_| Journal::open(path));
+            match begun {
+                Ok(mut journal) => {
+                    journal.note(Event::session(path, &options.command));
+                    journal.close();
+                }
+                Err(_) if is_usual => file = None,
+                Err(e) => {
+                    let sentence = format!("cannot write events to {}: {e}", path.display());
+                    return Err(Failure::new(exit::CANNOT_CREATE, sentence));
+                }
+            }
+        }
+        Ok(EventLog { file, is_usual })
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Nothing happened.
+    fn remove(&self) {
+        if let Some(file) = &self.file {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
+    fn end(&self, status: u8) {
+        if let Some(mut journal) = self.file().and_then(|file| Journal::open(file).ok()) {
+            journal.note(Event::End { status: Some(status) });
+            journal.close();
+        }
+    }
+
+    /// An appendix to the session's sentence.
+    fn hint(&self) -> String {
+        match (&self.file, self.is_usual) {
+            (Some(file), true) => format!("; mpicc-proxy report --session {}", journal::folder::id_of(file)),
+            (Some(file), false) => format!("; mpicc-proxy report --events {}", file.display()),
+            (None, _) => String::new(),
+        }
+    }
 }
 
 /// A name for a session that no other has.

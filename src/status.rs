@@ -139,7 +139,13 @@ fn outcome(stats: &Stats) -> String {
 
 /// The line that ends a session in which nothing went wrong.
 pub fn summary(stats: &Stats) -> String {
-    format!("{}, {:.1} s of compiler CPU remote", outcome(stats), stats.compile_cpu_s)
+    let retries = if stats.retries > 0 { format!(", {} retried", stats.retries) } else { String::new() };
+    let parallelism = stats.compile_cpu_s / stats.wall_s.max(1e-3);
+    let (cpu_s, wall_s) = (stats.compile_cpu_s, stats.wall_s);
+    format!(
+        "{}{retries}, {cpu_s:.1} s of compiler CPU remote in {wall_s:.1} s ({parallelism:.1} at a time)",
+        outcome(stats)
+    )
 }
 
 /// What is added to it when ranks died and were started again, the last time for this `cause`.
@@ -254,7 +260,7 @@ mod tests {
     fn summaries() {
         assert_eq!(
             summary(&stats()),
-            "34 compiles on 2 ranks, 3 local (link 2, query 1), 12.3 s of compiler CPU remote"
+            "34 compiles on 2 ranks, 3 local (link 2, query 1), 12.3 s of compiler CPU remote in 3.5 s (3.5 at a time)"
         );
         let mut one = stats();
         one.actions = ActionCounts { remote: 1, local: 21, hit: 4, failed: 1 };
@@ -263,9 +269,12 @@ mod tests {
         assert_eq!(
             summary(&one),
             "1 compile on 1 rank (1 failed), 4 from the cache, 21 local (r6 6, r5 5, r4 4, r3 3, other 3), 12.3 s of \
-             compiler CPU remote"
+             compiler CPU remote in 3.5 s (3.5 at a time)"
         );
-        assert_eq!(summary(&Stats::default()), "0 compiles on 0 ranks, 0 local, 0.0 s of compiler CPU remote");
+        assert_eq!(
+            summary(&Stats { retries: 2, ..Stats::default() }),
+            "0 compiles on 0 ranks, 0 local, 2 retried, 0.0 s of compiler CPU remote in 0.0 s (0.0 at a time)"
+        );
     }
 
     #[test]

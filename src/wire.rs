@@ -156,7 +156,7 @@ impl Invocation {
 
     /// Value of an environment variable.
     pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
-        self.environment.iter().find_map(|entry| crate::environment::value_of(entry, name))
+        crate::environment::value_among(&self.environment, name)
     }
 }
 
@@ -247,7 +247,7 @@ pub enum ToDispatcher {
     TakesBack,
     /// For the statistics: this invocation runs locally. With what it takes a slot of the head for, answered by
     /// [`ToClient::Go`] when there is one; else nothing is answered.
-    Local { reason: String, client_cpu_us: u64, slot: Option<SlotUser> },
+    Local(Box<LocalNote>),
     /// For the statistics: the result was published. Nothing is answered.
     Published(ClientCpu),
     /// Answered by [`ToClient::Status`].
@@ -258,6 +258,19 @@ pub enum ToDispatcher {
     Parallelism { within: u32 },
     /// A process of a ninja's step asks ([`mpicc_proxy_abi::step`]); answered by [`ToClient::Go`].
     Enter { step: u32 },
+}
+
+/// Why an invocation runs locally, and what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalNote {
+    pub reason: String,
+    pub detail: String,
+    /// The value of its `-o`, absolute; empty without one.
+    pub output: Bytes,
+    /// What Spack builds; empty without it.
+    pub package: Bytes,
+    pub client_cpu_us: u64,
+    pub slot: Option<SlotUser>,
 }
 
 /// What entitles an invocation to run on the head, and is free for others while it runs on a rank.

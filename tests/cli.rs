@@ -78,6 +78,7 @@ impl Place {
             .env("PATH", format!("{}:/usr/bin:/bin", self.at("path").display()))
             .env("XDG_RUNTIME_DIR", self.at("run"))
             .env("FAKE", self.dir.path())
+            .env("MPICC_PROXY_EVENTS", self.at("events"))
             .stdin(Stdio::null());
         // Whoever runs the tests may ignore them (nohup, a shell's background).
         for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
@@ -248,6 +249,12 @@ fn dispatcher_at(socket: &Path) -> JoinHandle<()> {
     thread::spawn(move || serve(listener, &socket))
 }
 
+/// The name of the newest session that has an event log.
+fn newest_session(place: &Place) -> String {
+    let logs = fs::read_dir(place.at("events")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    logs.max().unwrap().strip_suffix(".jsonl").unwrap().to_owned()
+}
+
 /// What the fake launcher was given.
 fn launcher_args(place: &Place) -> Vec<String> {
     eventually("the launcher was started", || place.at("launcher.args").exists());
@@ -280,7 +287,7 @@ fn play_rank_0(place: &Place) -> JoinHandle<()> {
 #[test]
 fn help_documents_exit_statuses() {
     let place = Place::new();
-    for command in ["run", "dispatch", "exec", "explain", "doctor", "script", "status", "stop"] {
+    for command in ["run", "dispatch", "exec", "explain", "doctor", "script", "status", "stop", "report", "top"] {
         let output = place.output(&[command, "--help"]);
         assert!(output.status.success());
         assert!(stdout(&output).contains("Exit status:"), "{command}");
@@ -738,9 +745,12 @@ fn a_session() {
     let output = output(command.env("MPICC_PROXY_DRIVER", "/stale").env("LD_PRELOAD", old));
     rank_0.join().unwrap();
     assert_sentence(&output, 7, "");
-    assert_eq!(
-        stderr(&output),
-        "mpicc-proxy: 34 compiles on 4 ranks, 3 local (link 2, query 1), 12.3 s of compiler CPU remote\n"
+    let session = newest_session(&place);
+    let last = stderr(&output);
+    let begins = "mpicc-proxy: 34 compiles on 4 ranks, 3 local (link 2, query 1), 12.3 s of compiler CPU remote in ";
+    assert!(
+        last.starts_with(begins) && last.ends_with(&format!("; mpicc-proxy report --session {session}\n")),
+        "{last}"
     );
 
     let args = launcher_args(&place);
@@ -750,8 +760,13 @@ fn a_session() {
 
     let rank = place.at("bin/mpicc-proxy-rank").display().to_string();
     let ready = option(&args, "--ready-file").display().to_string();
+    let events = place.at("events").join(session + ".jsonl").display().to_string();
     let session = option(&args, "--session").display().to_string();
-    let options = ["--socket", socket.to_str().unwrap(), "--slots", "2", "--ready-file", &ready, "--session", &session];
+    let options = [
+        ["--socket", socket.to_str().unwrap(), "--slots", "2", "--ready-file", &ready],
+        ["--events", &events, "--session", &session, "", ""],
+    ];
+    let options: Vec<&str> = options.into_iter().flatten().filter(|word| !word.is_empty()).collect();
     let rank = [&[rank.as_str()], &options[..]].concat();
     let expected = [&["-n", "1"], &rank[..], &[":", "-n", "4", "env", "A=x y"], &rank].concat();
     assert!(args.ends_with(&expected.iter().map(|word| word.to_string()).collect::<Vec<_>>()), "{args:?}");
@@ -765,6 +780,67 @@ fn a_session() {
     assert_eq!(object["complete"], true);
     assert_eq!(serde_json::from_value::<Stats>(object).unwrap(), Stats { wall_s, ..example() });
     assert!(place.leftovers().is_empty());
+}
+
+#[test]
+fn events_of_a_session() {
+    let place = Place::with_launcher();
+    let run = |options: &[&str]| {
+        // Of the launcher before.
+        for name in ["launcher.args", "stopped"] {
+            let _ = fs::remove_file(place.at(name));
+        }
+        let rank_0 = play_rank_0(&place);
+        let arguments = [&["run"], options, &["--", "sh", "-c", "exit 3"]].concat();
+        let output = output(&mut place.command(&arguments));
+        rank_0.join().unwrap();
+        output
+    };
+    // What the ranks would write lies between these.
+    run(&[]);
+    let session = newest_session(&place);
+    let text = fs::read_to_string(place.at("events").join(session.clone() + ".jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!((&lines[0]["event"], &lines[0]["schema"]), (&"session".into(), &1.into()));
+    assert_eq!(lines[0]["command"], serde_json::json!(["sh", "-c", "exit 3"]));
+    assert_eq!((&lines[1]["event"], &lines[1]["status"]), (&"end".into(), &3.into()));
+
+    let asked = |arguments: &[&str]| output(&mut place.command(arguments));
+    let newest = asked(&["report"]);
+    assert!(stdout(&newest).starts_with(&format!("session {session}: sh -c exit 3\n")), "{newest:?}");
+    assert_eq!(stdout(&asked(&["report", "--session", &session])), stdout(&newest));
+    let page = place.at("page.html").display().to_string();
+    let trace = place.at("trace.json").display().to_string();
+    assert_eq!(asked(&["report", "--html", &page, "--trace", &trace, "--json"]).status.code(), Some(0));
+    assert!(fs::read_to_string(&page).unwrap().contains(&session));
+    serde_json::from_str::<serde_json::Value>(&fs::read_to_string(&trace).unwrap()).unwrap();
+    let object: serde_json::Value = serde_json::from_str(&stdout(&asked(&["report", "--json"]))).unwrap();
+    assert_eq!((&object["id"], &object["status"], &object["complete"]), (&session.into(), &3.into(), &true.into()));
+    assert!(stdout(&asked(&["top"])).contains("ended after 0:00, status 3: 0 of 0 slots busy"));
+
+    // Elsewhere, or nowhere.
+    let own = place.at("own.jsonl").display().to_string();
+    assert!(stderr(&run(&["--events", &own])).ends_with(&format!("; mpicc-proxy report --events {own}\n")));
+    run(&["--events", &own]);
+    assert_eq!(fs::read_to_string(&own).unwrap().lines().count(), 2, "a file of the user's own is written anew");
+    assert!(!stderr(&run(&["--events", "off"])).contains("report"));
+    assert_eq!(fs::read_dir(place.at("events")).unwrap().count(), 1);
+
+    let no_folder = output(&mut place.command(&["run", "--events", "/nonexistent/e", "true"]));
+    assert_sentence(&no_folder, 73, "cannot write events to /nonexistent/e: ");
+    for (arguments, sentence) in [
+        (&["report", "--session", "nope"][..], "there is no event log of a session nope in "),
+        (&["top", "--session", "nope"], "there is no event log of a session nope in "),
+        (&["report", "--events", "/bin/true"], "cannot read the events in /bin/true: it is no event log"),
+        (&["explain", "--last", "x.o"], "knows x.o: it was not made by a compiler below mpicc-proxy, or long ago"),
+    ] {
+        assert_sentence(&asked(arguments), 66, sentence);
+    }
+    let off = output(place.command(&["report"]).env("MPICC_PROXY_EVENTS", "off"));
+    assert_sentence(&off, 66, "no event logs are kept");
+    let unwritable = asked(&["report", "--html", "/nonexistent/page"]);
+    assert_sentence(&unwritable, 73, "cannot write /nonexistent/page: ");
 }
 
 #[test]
@@ -844,11 +920,7 @@ fn ranks_that_died_are_started_again() {
     fs::write(place.at("stopped"), "").unwrap();
 
     let output = finish(child);
-    assert_sentence(
-        &output,
-        4,
-        "68 compiles on 4 ranks, 6 local (link 4, query 2), 24.7 s of compiler CPU remote; ranks",
-    );
+    assert_sentence(&output, 4, "68 compiles on 4 ranks, 6 local (link 4, query 2), 24.7 s of compiler CPU remote in ");
     assert_sentence(
         &output,
         4,

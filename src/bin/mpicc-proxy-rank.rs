@@ -52,6 +52,7 @@ fn run(options: &RankOptions) -> Result<()> {
                 ready_file: options.ready_file.clone(),
                 history: options.history(),
                 local_jobs: options.local_jobs,
+                events: options.events(),
                 session: options.session.clone(),
             },
         )

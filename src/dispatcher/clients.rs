@@ -62,6 +62,8 @@ pub enum Token {
     Client(ClientId),
     /// The read end of a jobserver.
     Jobserver(JobserverId),
+    /// A process that runs here, and is watched for the event log.
+    Local(ActionId),
     /// A process that has a slot of the head.
     SlotUser(User),
     /// A descriptor of the loop itself.

@@ -9,6 +9,7 @@ mod broker;
 pub mod clients;
 mod demand;
 mod environments;
+mod events;
 mod figures;
 pub mod files;
 mod folders;
@@ -47,6 +48,7 @@ use anyhow::{Context, Result};
 use clients::{ClientId, Clients, Token};
 use demand::Demand;
 use environments::Environments;
+use events::Events;
 use figures::Figures;
 use files::HeadTree;
 use history::{Cost, History, Running};
@@ -89,6 +91,8 @@ pub struct Options {
     pub history: Option<PathBuf>,
     /// Slots of the head; `None`: the CPUs that rank 0 may use.
     pub local_jobs: Option<u32>,
+    /// The session's event log; `None`: there is none.
+    pub events: Option<PathBuf>,
     /// The name of a session whose ranks are started again when they die.
     pub session: Option<String>,
 }
@@ -134,6 +138,7 @@ struct Dispatcher {
     places: Places,
     meter: Meter,
     figures: Figures,
+    events: Events,
     actions: BTreeMap<ActionId, Action>,
     next_action: ActionId,
     stats: Stats,
@@ -185,6 +190,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         places: Places::new(Head, options.local_jobs.unwrap_or_else(jobs::own_cpus)),
         meter: Meter::default(),
         figures: Figures::default(),
+        events: Events::open(options.events.as_deref()),
         actions: BTreeMap::new(),
         next_action: 1,
         stats: Stats::default(),
@@ -200,6 +206,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
     if let Some(path) = &options.ready_file {
         write_ready_file(path).with_context(|| format!("cannot write the ready file {}", path.display()))?;
     }
+    dispatcher.events.begin(dispatcher.ranks.stats());
     let result = dispatcher.serve(&signals);
     dispatcher.shut_down(options);
     result
@@ -243,12 +250,14 @@ impl Dispatcher {
             }
             self.give_last_frames();
             let unrung = if self.queue.is_empty() && !self.link.busy() { CAP_IDLE } else { CAP_BUSY };
-            let caps = Caps { in_flight: CAP_IDLE, ..Caps::new(unrung) };
+            let mut caps = Caps { in_flight: CAP_IDLE, ..Caps::new(unrung) };
+            caps.rung = self.events.look().map_or(caps.rung, |delay| delay.min(caps.rung));
             let mut interest = Interest::default();
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
             self.places.interest(&mut interest);
+            self.events.interest(&mut interest);
             self.meter.enter(Part::Wait);
             let ready = self.link.wait(interest, Token::Doorbell, &mut backoff, caps)?;
             self.meter.enter(Part::Rest);
@@ -289,6 +298,7 @@ impl Dispatcher {
             }
             Token::Jobserver(jobserver) => self.places.take(jobserver),
             Token::SlotUser(user) => self.places.ended(user),
+            Token::Local(action) => self.events.ended(action),
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
                     for action in waiting {
@@ -318,7 +328,9 @@ impl Dispatcher {
                     if let Some(over) = over {
                         self.places.abandon(client, over.action);
                         if let Some(action) = over.action {
-                            self.actions.remove(&action);
+                            if self.actions.remove(&action).is_some() {
+                                self.events.abandoned(action);
+                            }
                             self.step(Event::Abandoned { action })?;
                         }
                     }
@@ -343,8 +355,8 @@ impl Dispatcher {
             }
             ToDispatcher::Compile { invocation, place, lent } => {
                 self.tree.ask();
-                let action = self.next_action;
-                self.next_action += 1;
+                let action = self.new_action();
+                self.events.queued(action);
                 if lent {
                     self.places.adopt(action, &place);
                 }
@@ -371,10 +383,12 @@ impl Dispatcher {
                     Lookup::Known(known) => self.submit(action, known)?,
                 }
             }
-            ToDispatcher::Local { reason, client_cpu_us, slot } => {
-                self.note_local(reason);
-                self.note_client_cpu(client_cpu_us);
-                if let Some(user) = slot {
+            ToDispatcher::Local(note) => {
+                let action = self.new_action();
+                self.events.stayed(action, &note, self.clients.pid(client));
+                self.note_local(note.reason);
+                self.note_client_cpu(note.client_cpu_us);
+                if let Some(user) = note.slot {
                     self.places.enter(self.peer(client), user, ToClient::Go);
                 }
             }
@@ -396,6 +410,11 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    fn new_action(&mut self) -> ActionId {
+        self.next_action += 1;
+        self.next_action - 1
     }
 
     fn peer(&self, client: ClientId) -> Peer {
@@ -438,10 +457,10 @@ impl Dispatcher {
             }
             Command::Retried { action } => {
                 self.stats.retries += 1;
-                if let Some(action) = self.actions.get_mut(&action)
-                    && std::mem::take(&mut action.streamed)
-                {
-                    self.clients.send(action.client, &ToClient::Restart, &[]);
+                let Some(state) = self.actions.get_mut(&action) else { return Ok(()) };
+                self.events.retried(action, state.causes.last());
+                if std::mem::take(&mut state.streamed) {
+                    self.clients.send(state.client, &ToClient::Restart, &[]);
                 }
                 Ok(())
             }
@@ -463,11 +482,12 @@ impl Dispatcher {
     }
 
     fn assign(&mut self, action: ActionId, rank: Rank) -> Result<()> {
-        let Some(Action { invocation, toolchain, .. }) = self.actions.get(&action) else { return Ok(()) };
-        let toolchain = *toolchain;
+        let Some(Action { invocation, toolchain, cost, .. }) = self.actions.get(&action) else { return Ok(()) };
+        let (toolchain, cost) = (*toolchain, *cost);
         let environment = self.environments.tell(rank, &invocation.environment);
         let bare = invocation.without_environment();
         let (running, predicted) = self.history.begin(invocation, &mut self.tree);
+        self.events.started(action, rank, invocation, running.origin(), cost.map(|cost| cost.wall));
         let sent_before = self.link.bytes().0;
         self.meter.enter(Part::Validate);
         self.tree.reserve(predicted.len());
@@ -524,8 +544,10 @@ impl Dispatcher {
     }
 
     fn run_locally(&mut self, action: ActionId, reason: String) {
-        if let Some(Action { client, place, causes, .. }) = self.actions.remove(&action) {
-            let last = ToClient::RunLocally { reason: reason.clone(), detail: causes.join("; ") };
+        if let Some(Action { client, place, causes, invocation, .. }) = self.actions.remove(&action) {
+            let detail = causes.join("; ");
+            self.events.fell_back(action, &reason, &detail, &invocation, self.clients.pid(client));
+            let last = ToClient::RunLocally { reason: reason.clone(), detail };
             self.places.finish(action, self.peer(client), &place, last);
         }
         self.note_local(reason);
@@ -746,6 +768,7 @@ impl Dispatcher {
             let cost = Cost { peak_bytes: result.peak_bytes, wall: since.elapsed() };
             self.history.learn_cost(running, cost);
         }
+        self.events.finished(action, &result, state.sent_bytes);
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });
         if state.epoch == self.tree.epoch()
             && let Some(running) = &state.running
@@ -771,6 +794,9 @@ impl Dispatcher {
         if self.showed_life.elapsed() >= wire::SIGN_OF_LIFE {
             self.show_life();
         }
+        if self.events.is_time_to_count() {
+            self.events.count(&self.stats());
+        }
         Ok(())
     }
 
@@ -793,6 +819,7 @@ impl Dispatcher {
             self.note_cause(action, rank, "lost");
         }
         self.ranks.lose(rank);
+        self.events.lost(rank);
         if self.is_forsaken() {
             eprintln!("mpicc-proxy-rank: all workers are lost; rank 0 ends, so that ranks are started again");
             self.stopping = true;
@@ -875,6 +902,7 @@ impl Dispatcher {
     /// Tells everybody to go and leaves MPI. A rank that died can make MPI wait forever, hence the watchdog.
     fn shut_down(mut self, options: &Options) {
         let is_forsaken = self.is_forsaken();
+        let last = self.stats();
         // Those of a forsaken dispatcher wait for the next one.
         let to_run_locally = if is_forsaken { Default::default() } else { std::mem::take(&mut self.actions) };
         for (id, action) in to_run_locally {
@@ -884,6 +912,7 @@ impl Dispatcher {
                 self.clients.send(action.client, &ToClient::RunLocally { reason, detail: String::new() }, &[]);
             }
         }
+        self.events.close(&last);
         self.clients.close();
         self.history.close();
         if is_forsaken {

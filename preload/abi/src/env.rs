@@ -22,6 +22,9 @@ pub const STEP: &[u8] = b"MPICC_PROXY_STEP";
 /// From the hook to the client: absolute path of the driver that was about to be executed. Never seen by a compiler.
 pub const DRIVER: &[u8] = b"MPICC_PROXY_DRIVER";
 
+/// Spack's: the package that a compile belongs to.
+pub const SPACK_SHORT_SPEC: &[u8] = b"SPACK_SHORT_SPEC";
+
 /// Present (`<abi version>`) in a remote compiler's environment: the library is in worker mode, and the table and
 /// the task page are open as [`crate::task::TABLE_FD`] and [`crate::task::TASK_FD`].
 pub const WORKER: &[u8] = b"MPICC_PROXY_WORKER";

@@ -25,6 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+pub use subject::Origin;
 use subject::{SAME_DIRECTORY, Scope, Subject};
 
 /// How long the first action waits for what earlier sessions learned, which has been read since the ranks began to
@@ -57,6 +58,12 @@ pub struct Running {
     heard: usize,
     /// What it was told about.
     told: HashSet<PathId>,
+}
+
+impl Running {
+    pub fn origin(&self) -> &Origin {
+        &self.subject.origin
+    }
 }
 
 /// What compiles have used.

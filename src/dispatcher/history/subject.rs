@@ -2,6 +2,7 @@
 //! path that contains one of them ([`Subject::templates`]) says what a sibling will ask about ([`Subject::expand`]).
 
 use crate::driver::{self, Verdict};
+use crate::paths::absolute;
 use crate::wire::{Bytes, Invocation};
 use mpicc_proxy_abi::driver as names;
 use std::hash::{Hash, Hasher};
@@ -205,16 +206,6 @@ pub fn action_key(invocation: &Invocation) -> ActionKey {
 }
 
 /// As the worker's library asks: joined with the working directory, `//` and `/./` collapsed, `..` kept.
-fn absolute(cwd: &[u8], path: &[u8]) -> Bytes {
-    let joined = if path.starts_with(b"/") { path.to_vec() } else { [cwd, b"/", path].concat() };
-    let mut out = Bytes::with_capacity(joined.len());
-    for part in joined.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
-        out.push(b'/');
-        out.extend_from_slice(part);
-    }
-    out
-}
-
 fn folder(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
 }

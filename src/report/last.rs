@@ -1,0 +1,130 @@
+//! `explain --last FILE`: what became of the output FILE when it was last made, by the newest event log that knows.
+
+use super::{figures::seconds, load, no_log, the_folder};
+use crate::error::Failure;
+use crate::journal::folder;
+use crate::journal::replay::{Action, Outcome, Session};
+use crate::paths;
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// # Errors
+/// No log knows the file.
+pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let asked = paths::absolute(cwd.as_os_str().as_bytes(), file.as_bytes());
+    let real =
+        std::fs::canonicalize(file).map_or_else(|_| asked.clone(), |path| path.into_os_string().into_encoded_bytes());
+    let names = [asked, real].map(|name| String::from_utf8_lossy(&name).into_owned());
+    let folder = the_folder()?;
+    for log in folder::files(&folder).unwrap_or_default() {
+        // A log that cannot be read knows nothing.
+        let Ok(session) = load(&log) else { continue };
+        if let Some(action) = session.actions.iter().rev().find(|action| names.contains(&action.what.output)) {
+            let object = object(&session, action);
+            return Ok(if json { format!("{object:#}\n") } else { sentence(&object) });
+        }
+    }
+    let (file, folder) = (file.display(), folder.display());
+    Err(no_log(&format!(
+        "no event log in {folder} knows {file}: it was not made by a compiler below mpicc-proxy, or long ago"
+    )))
+}
+
+fn object(session: &Session, action: &Action) -> Value {
+    let mut object = json!({
+        "output": action.what.output,
+        "session": session.id,
+        "at": seconds(session.began_us + action.queued_us),
+        "causes": action.causes,
+    });
+    if let Some(run) = &action.run {
+        let worker = &session.workers[run.worker];
+        object["rank"] = json!(worker.rank);
+        object["host"] = json!(worker.host);
+        object["waited_s"] = json!(seconds(run.since_us - action.queued_us));
+        object["wall_s"] = json!(run.until_us.map(|until| seconds(until - run.since_us)));
+    }
+    let verdict = match (&action.local, action.outcome) {
+        (Some(local), _) => {
+            object["reason"] = json!(local.reason);
+            object["detail"] = json!(local.detail);
+            "local"
+        }
+        (None, Some(Outcome::Remote(figures))) => {
+            object["cpu_s"] = json!(seconds(figures.cpu_us));
+            object["misses"] = json!(figures.misses);
+            object["exit"] = json!(figures.exit);
+            "remote"
+        }
+        (None, Some(Outcome::Abandoned)) => "abandoned",
+        (None, Some(Outcome::Lost | Outcome::Local)) => "lost",
+        (None, None) if action.run.is_some() => "running",
+        (None, None) => "waiting",
+    };
+    object["verdict"] = json!(verdict);
+    object
+}
+
+fn sentence(object: &Value) -> String {
+    let text = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
+    let number = |name: &str| object[name].as_f64().unwrap_or_default();
+    let on = || format!("rank {} on {}", object["rank"], text("host"));
+    let causes: Vec<String> = object["causes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|cause| Some(cause.as_str()?.to_owned()))
+        .collect();
+    let after = if causes.is_empty() { String::new() } else { format!("; before that: {}", causes.join("; ")) };
+    let what = match text("verdict").as_str() {
+        "remote" => format!(
+            "remote: {}, after {:.2} s of waiting, in {:.2} s ({:.2} s of CPU, {} misses)",
+            on(),
+            number("waited_s"),
+            number("wall_s"),
+            number("cpu_s"),
+            object["misses"]
+        ),
+        "local" => {
+            let detail = text("detail");
+            let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
+            format!("local ({}){detail}", text("reason"))
+        }
+        "running" => format!("running: {}", on()),
+        "waiting" => "waiting for a slot".to_owned(),
+        "abandoned" => "abandoned: its build was cancelled".to_owned(),
+        _ => "lost: its dispatcher died, and the log does not say where it was made then".to_owned(),
+    };
+    format!("{what}{after}\n  {} in session {}\n", text("output"), text("session"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Event;
+    use crate::journal::replay::tests::{finished, local, queued, started, told};
+
+    #[test]
+    fn one_output_is_explained() {
+        let session = told(vec![
+            (0.0, queued(1)),
+            (0.5, started(1, 2, "a")),
+            (2.0, finished(1, 1.25)),
+            (2.0, queued(2)),
+            (2.0, started(2, 1, "b")),
+            (3.0, Event::Retried { action: 2, cause: "rank 1 on alpha: killed".into() }),
+            (3.0, local(2, "rank-trouble", "b.o")),
+            (3.0, queued(3)),
+        ]);
+        let of = |index: usize| sentence(&object(&session, &session.actions[index]));
+        assert_eq!(
+            of(0),
+            "remote: rank 2 on beta, after 0.50 s of waiting, in 1.50 s (1.25 s of CPU, 2 misses)\n  /build/a.o in session \
+             20260101-000000-1\n"
+        );
+        assert!(of(1).starts_with("local (rank-trouble); before that: rank 1 on alpha: killed\n"), "{}", of(1));
+        assert!(of(2).starts_with("waiting for a slot\n"));
+    }
+}
