@@ -7,6 +7,7 @@ use crate::driver;
 use crate::environment;
 use crate::error::{Failure, exit};
 use crate::keeper;
+use crate::manual;
 use crate::masquerade;
 use crate::paths::{self, Installation};
 use crate::ranks::RankOptions;
@@ -16,7 +17,7 @@ use crate::session;
 use crate::signals;
 use crate::status;
 use crate::top;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use mpicc_proxy_abi as abi;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -59,6 +60,8 @@ Environment:
                                  else /tmp/mpicc-proxy-$UID/socket]
   MPICC_PROXY_FALLBACK=forbid    a compile meant for a rank fails instead of running here (for debugging)
   MPICC_PROXY_LOG=FILE           one line for every intercepted command: verdict, reason, command
+  MPICC_PROXY_EVENTS=FOLDER      where sessions' events go, for `top` and `report`, or off
+                                 [default: $XDG_STATE_HOME/mpicc-proxy/sessions, else the same in ~/.local/state]
   MPICC_PROXY_HISTORY=FILE       where what compiles use is kept over sessions, or off
                                  [default: $XDG_CACHE_HOME/mpicc-proxy/history-1.sqlite]
 
@@ -232,6 +235,12 @@ enum Action {
         #[arg(long)]
         returns: bool,
     },
+    /// Write man pages and completions for shells below SHARE (integration/install does this)
+    #[command(name = "install-manual", hide = true)]
+    Manual {
+        #[arg(value_name = "SHARE")]
+        share: PathBuf,
+    },
     /// End the running dispatcher and all its ranks
     #[command(after_help = STOP_HELP)]
     Stop {
@@ -271,6 +280,9 @@ pub fn main(argv: Vec<OsString>) -> u8 {
         Action::Script(options) => print_script(&options),
         Action::Status { json, dispatcher } => print_status(json, &dispatcher.path()),
         Action::Stop { dispatcher } => stop(&dispatcher.path()),
+        Action::Manual { share } => manual::write(Cli::command(), &share)
+            .map(|()| 0)
+            .map_err(|e| Failure::new(exit::CANNOT_CREATE, format!("cannot write to {}: {e}", share.display()))),
         Action::Keep { folder, returns } => keep(&folder, returns),
     })
 }
@@ -399,7 +411,6 @@ fn stop(socket: &Path) -> Result<u8, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

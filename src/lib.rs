@@ -32,6 +32,8 @@ pub mod keeper;
 pub mod launcher;
 #[cfg(feature = "ranks")]
 pub mod link;
+#[cfg(feature = "command")]
+pub mod manual;
 pub mod masquerade;
 pub mod paths;
 pub mod pidfd;

@@ -76,6 +76,7 @@ open_workspace() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/mpicc-proxy-it.XXXXXX")
     work=$(cd "$work" && pwd -P)
     mkdir "$work/tmp"
+    export MPICC_PROXY_EVENTS=$work/events # the user's sessions are left alone
     mark=${work##*.}.$$
     shm_before=$(shm_names)
     trap close_workspace EXIT

@@ -1,0 +1,36 @@
+//! Man pages and completions for shells, made from the command line's definition, in the folders of an installation where
+//! man(1) and shells look for them. Plus mpicc-proxy-events(5), which is written by hand.
+
+use clap::Command;
+use clap_complete::Shell;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The event log, for those who read it by programs of their own.
+const EVENTS_PAGE: &str = include_str!("journal/mpicc-proxy-events.5");
+
+/// Where a shell looks for completions below `share`, and under which name.
+const COMPLETIONS: [(Shell, &str); 3] = [
+    (Shell::Bash, "bash-completion/completions/mpicc-proxy"),
+    (Shell::Zsh, "zsh/site-functions/_mpicc-proxy"),
+    (Shell::Fish, "fish/vendor_completions.d/mpicc-proxy.fish"),
+];
+
+/// Writes all below `share`, for instance `/usr/local/share`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(mut command: Command, share: &Path) -> io::Result<()> {
+    for (shell, file) in COMPLETIONS {
+        let file = share.join(file);
+        fs::create_dir_all(file.parent().unwrap_or(share))?;
+        clap_complete::generate(shell, &mut command, "mpicc-proxy", &mut fs::File::create(file)?);
+    }
+    let pages = share.join("man/man1");
+    fs::create_dir_all(&pages)?;
+    clap_mangen::generate_to(command.disable_help_subcommand(true), &pages)?;
+    let formats = share.join("man/man5");
+    fs::create_dir_all(&formats)?;
+    fs::write(formats.join("mpicc-proxy-events.5"), EVENTS_PAGE)
+}
