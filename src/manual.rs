@@ -22,14 +22,14 @@ const COMPLETIONS: [(Shell, &str); 3] = [
 /// # Errors
 /// A file cannot be written.
 pub fn write(mut command: Command, share: &Path) -> io::Result<()> {
+    let pages = share.join("man/man1");
+    fs::create_dir_all(&pages)?;
+    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), &pages)?;
     for (shell, file) in COMPLETIONS {
         let file = share.join(file);
         fs::create_dir_all(file.parent().unwrap_or(share))?;
         clap_complete::generate(shell, &mut command, "mpicc-proxy", &mut fs::File::create(file)?);
     }
-    let pages = share.join("man/man1");
-    fs::create_dir_all(&pages)?;
-    clap_mangen::generate_to(command.disable_help_subcommand(true), &pages)?;
     let formats = share.join("man/man5");
     fs::create_dir_all(&formats)?;
     fs::write(formats.join("mpicc-proxy-events.5"), EVENTS_PAGE)

@@ -29,6 +29,8 @@ flock                                            util-linux
 valgrind                                         valgrind
 dash                                             dash
 tclsh                                            tcl
+tmux                                             tmux
+man                                              man-db
 perl                                             perl
 python3                                          python3
 unshare                                          util-linux
@@ -47,6 +49,12 @@ munged                                           munge
 slurmctld                                        slurmctld
 slurmd                                           slurmd
 srun                                             slurm-client
+TABLE
+}
+
+needed_tools_of_pages() {
+    cat <<'TABLE'
+chromium                                         chromium
 TABLE
 }
 

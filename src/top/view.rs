@@ -20,6 +20,9 @@ pub struct View<'a> {
 /// One character for how much of a rank is busy, from nothing to everything.
 const LEVELS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
+/// Who hears nothing of a session for so long is told.
+const SILENT_US: u64 = 60_000_000;
+
 /// Columns of a bar.
 const BAR: usize = 20;
 
@@ -70,11 +73,14 @@ fn command(session: &Session) -> String {
 
 fn state(view: &View) -> String {
     let at = clock(view.now_us / 1_000_000);
+    let silent_us = view.now_us.saturating_sub(view.session.now_us);
     match (view.session.end, view.left) {
         (Some(end), _) => {
             let status = end.status.map_or(String::new(), |status| format!(", status {status}"));
             format!("ended after {}{status}", clock(end.at_us / 1_000_000))
         }
+        // Killed, or with nothing to do.
+        (None, _) if silent_us >= SILENT_US => format!("{at}, no event for {}", clock(silent_us / 1_000_000)),
         (None, Some(left)) => format!("{at}, about {} left", clock(left.as_secs())),
         (None, None) => at,
     }
@@ -288,20 +294,27 @@ mod tests {
     #[test]
     fn a_small_screen() {
         let session = told(events());
-        let view = View { session: &session, now_us: 65_500_000, left: Some(Duration::from_secs(130)) };
+        let view = View { session: &session, now_us: 62_500_000, left: Some(Duration::from_secs(130)) };
         let screen = screen(&view, 80, 24);
-        let end = "1:05, about 2:10 left";
+        let end = "1:02, about 2:10 left";
         assert_eq!(screen[0], format!("make -j8{end:>72}"));
         assert_eq!(screen[1], "slots  ██████████░░░░░░░░░░  1 of 2 busy, 1 waiting, 1 here");
         assert_eq!(screen[2], "done   1 on ranks, 1 here, 0.4 s of CPU");
         assert_eq!(screen[5], "   1 alpha  lost");
         assert_eq!(screen[6], "   2 beta   ██████████░░░░░░░░░░    1 of 2         0 done       0.0 s");
-        assert_eq!(screen[8], "  64.5 s                2 beta          /src/long?[2Jname.c");
+        assert_eq!(screen[8], "  61.5 s                2 beta          /src/long?[2Jname.c");
         assert_eq!(screen[23], "here: link 1");
         assert_eq!(
             line(&view),
-            "1:05, about 2:10 left: 1 of 2 slots busy, 1 waiting; 1 done on ranks, 1 here, 0 retried"
+            "1:02, about 2:10 left: 1 of 2 slots busy, 1 waiting; 1 done on ranks, 1 here, 0 retried"
         );
+    }
+
+    #[test]
+    fn a_killed_session_is_silent() {
+        let session = told(events());
+        let view = View { session: &session, now_us: 93_000_000, left: Some(Duration::from_secs(1)) };
+        assert!(line(&view).starts_with("1:33, no event for 1:30: "));
     }
 
     #[test]
