@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -164,9 +165,9 @@ impl Process {
             }
             Place::Pipe { read, write } => {
                 let ends = [read, write].map(|fd| fds.join(fd.to_string()));
-                let is_pipe = |link: &PathBuf| link.as_os_str().as_bytes().starts_with(b"pipe:[");
-                let link = fs::read_link(&ends[0]).ok().filter(is_pipe)?;
-                let is_same = |fd: PathBuf| fs::read_link(fd).is_ok_and(|other| other == link);
+                // It may have a name: Spack tells an old make the descriptors of its FIFO.
+                let pipe = fs::metadata(&ends[0]).ok().filter(|found| found.file_type().is_fifo())?;
+                let is_same = |fd: PathBuf| identity(&fd) == Some((pipe.dev(), pipe.ino()));
                 if !is_same(ends[1].clone()) {
                     return None;
                 }
@@ -202,6 +203,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -278,10 +280,11 @@ mod tests {
         assert!(open_end(&path, OFlag::O_RDONLY, (id.0, id.1 + 1)).is_none(), "another one");
     }
 
+    const CHILD: &str = "JOBSERVER_TEST_CHILD";
+
     /// make, a recipe, and in it this test's program: the environment and the ancestors are real.
     #[test]
     fn the_jobserver_of_a_real_make() {
-        const CHILD: &str = "JOBSERVER_TEST_CHILD";
         if let Some(out) = std::env::var_os(CHILD) {
             let found = find(&crate::environment::entries()).unwrap().unwrap();
             let make = nix::unistd::getppid().as_raw();
@@ -294,20 +297,40 @@ mod tests {
             fs::write(out, "found").unwrap();
             return;
         }
+        run_in_a_make(&|make| {
+            make.arg("-j3");
+        });
+    }
+
+    /// As Spack's installer has it for a make before 4.4: a FIFO of its own, by the numbers of inherited descriptors.
+    #[test]
+    fn a_fifo_by_its_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let keeper = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+        nix::unistd::write(&keeper, b"++").unwrap();
+        // What dup(2) gives is open in what is started, too.
+        let [read, write] = [(); 2].map(|()| nix::unistd::dup(&keeper).unwrap());
+        let flags = format!(" -j3 --jobserver-auth={},{}", read.as_raw_fd(), write.as_raw_fd());
+        run_in_a_make(&|make| {
+            make.env("MAKEFLAGS", &flags);
+        });
+        let mut tokens = [0; 3];
+        assert_eq!(nix::unistd::read(&keeper, &mut tokens), Ok(2), "all are back");
+    }
+
+    /// Runs [`the_jobserver_of_a_real_make`] below a make with what `change` adds.
+    fn run_in_a_make(change: &dyn Fn(&mut Command)) {
         let dir = tempfile::tempdir().unwrap();
         let program = std::env::current_exe().unwrap();
         let recipe = format!("all:\n\t{} --exact jobserver::tests::the_jobserver_of_a_real_make\n", program.display());
         fs::write(dir.path().join("Makefile"), recipe).unwrap();
         let out = dir.path().join("out");
-        let make = Command::new("make")
-            .arg("-j3")
-            .current_dir(dir.path())
-            .env(CHILD, &out)
-            .env_remove("MAKEFLAGS")
-            .env_remove("MFLAGS")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let mut make = Command::new("make");
+        make.current_dir(dir.path()).env(CHILD, &out).env_remove("MAKEFLAGS").env_remove("MFLAGS").stdin(Stdio::null());
+        change(&mut make);
+        let make = make.output().unwrap();
         assert!(make.status.success(), "{}", String::from_utf8_lossy(&make.stdout));
         assert!(make.stderr.is_empty(), "{}", String::from_utf8_lossy(&make.stderr));
         assert_eq!(fs::read(out).unwrap(), b"found");
