@@ -71,7 +71,8 @@ Exit status:
   70   the ranks could not be started (run), or the installation is incomplete
   See `mpicc-proxy COMMAND --help` for the others.
 
-A symbolic link to mpicc-proxy that is named like a driver (gcc, g++, clang-14 ...) acts as `mpicc-proxy exec`.";
+A symbolic link to mpicc-proxy that is named like a driver (gcc, g++, clang-14 ...) acts as `mpicc-proxy exec`; one
+that is named ccache does so for the compiler behind it (`ccache gcc -c x.c`).";
 
 const RUN_HELP: &str = "\
 One line on stderr tells at the end what ran where.
@@ -262,6 +263,9 @@ struct Dispatcher {
 pub fn main(argv: Vec<OsString>) -> u8 {
     if argv.first().is_some_and(|name| masquerade::as_driver(name)) {
         return report(Err(masquerade::exec(&argv)));
+    }
+    if argv.first().is_some_and(|name| masquerade::as_ccache(name)) {
+        return report(masquerade::exec_as_ccache(&argv[1..]).map(|text| print(text.as_bytes())));
     }
     report(match Cli::parse_from(argv).action {
         Action::Run(options) => session::run(&options),

@@ -21,6 +21,34 @@ pub fn as_driver(argv0: &OsStr) -> bool {
     abi::driver::recognise(abi::driver::base_name(argv0.as_bytes())).is_some()
 }
 
+/// Was this process called by the name of the compiler cache? Builds have a setting for that (Spack's `config:ccache`,
+/// CMAKE_C_COMPILER_LAUNCHER=ccache), and call it with the compiler behind it.
+pub fn as_ccache(argv0: &OsStr) -> bool {
+    abi::driver::base_name(argv0.as_bytes()) == b"ccache"
+}
+
+/// What is asked of a cache itself, and can be answered by one that keeps nothing.
+const CACHE_OPTIONS: [&str; 10] =
+    ["--version", "-V", "--help", "-h", "--show-stats", "-s", "--zero-stats", "-z", "--clear", "-C"];
+
+/// As [`exec`], for what stands behind the name of a compiler cache. What is not a compile but asked of the cache gets the
+/// sentence that says who is there.
+///
+/// # Errors
+/// Always, when it returns at all and was not asked for something about itself.
+pub fn exec_as_ccache(arguments: &[OsString]) -> Result<String, Failure> {
+    let sentence = concat!(
+        "this ccache is mpicc-proxy ",
+        env!("CARGO_PKG_VERSION"),
+        ": `ccache gcc ...` compiles on a rank, and nothing is cached"
+    );
+    match arguments.first() {
+        Some(first) if !first.as_bytes().starts_with(b"-") => Err(exec(arguments)),
+        Some(first) if CACHE_OPTIONS.iter().any(|known| first == known) => Ok(format!("{sentence}\n")),
+        _ => Err(Failure::new(crate::error::exit::USAGE, sentence)),
+    }
+}
+
 /// Becomes the client for `argv`, or the command itself. Returns only when neither can be executed.
 pub fn exec(argv: &[OsString]) -> Failure {
     let Some((argv0, arguments)) = argv.split_first() else {

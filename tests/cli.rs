@@ -591,6 +591,36 @@ fn a_symbolic_link_named_like_a_driver_is_an_exec() {
 }
 
 #[test]
+fn a_symbolic_link_named_ccache_is_an_exec_of_what_follows() {
+    let place = Place::new();
+    place.elf("bin/mpicc-proxy-client");
+    place.elf("path/gcc");
+    place.elf("path/tool");
+    fs::create_dir(place.at("masks")).unwrap();
+    symlink(place.at("bin/mpicc-proxy"), place.at("masks/ccache")).unwrap();
+    let gcc = place.at("path/gcc");
+    for argv0 in ["ccache", place.at("masks/ccache").to_str().unwrap()] {
+        let mut command = place.program("masks/ccache", &[&[gcc.to_str().unwrap()], &SHOW[..]].concat());
+        let (line, environment) = show(command.arg0(argv0));
+        assert_eq!(line, [gcc.to_str().unwrap(), SHOW[0]]);
+        assert!(is_client(&place, &environment, "path/gcc"), "{environment:?}");
+    }
+    let (line, environment) = show(place.program("masks/ccache", &[&["tool"], &SHOW[..]].concat()).arg0("ccache"));
+    assert_eq!(line[0], "tool");
+    assert!(!environment.iter().any(|entry| entry.starts_with("MPICC_PROXY_DRIVER")));
+    // Whoever asks for a cache hears that there is none.
+    for option in ["--version", "-s", "-z"] {
+        let output = output(place.program("masks/ccache", &[option]).arg0("ccache"));
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{option}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("mpicc-proxy"), "{option}");
+    }
+    for arguments in [&[][..], &["--get-config", "cache_dir"]] {
+        let output = output(place.program("masks/ccache", arguments).arg0("ccache"));
+        assert_sentence(&output, 2, "nothing is cached");
+    }
+}
+
+#[test]
 fn exec_leaves_alone_what_is_no_plain_driver() {
     let place = Place::new();
     place.elf("bin/mpicc-proxy-client");
