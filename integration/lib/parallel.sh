@@ -14,9 +14,11 @@ open_tree() {
     for n in $(seq 24) {a,b,c}{1..8}; do echo "int x$n;" >"$tree/$n.c"; done
 }
 
+deadline=120 # of what is measured, in seconds
+
 # measure COMMAND...: sets status, locals, remotes, seconds, struck and clients; its words are in $work/said.
 measure() {
-    python3 -B "$here/lib/jobserver.py" "$work" 120 "$work/report" "$strike" "$@" >"$work/said" 2>&1 </dev/null
+    python3 -B "$here/lib/jobserver.py" "$work" "$deadline" "$work/report" "$strike" "$@" >"$work/said" 2>&1 </dev/null
     read -r status locals remotes seconds struck clients <"$work/report"
 }
 
