@@ -34,18 +34,20 @@ same_spack() {
     uninstall --dependents "${spack_packages[@]}"
 }
 
-# fills NAME ARGUMENTS...: does an installation with a -j of 2 fill the slots?
+# fills NAME COMMAND...: does an installation with two jobs fill the slots?
 fills() {
     local name=$1
     shift
     uninstall wide || true
-    measure "${proxied[@]}" MPICC_PROXY_FALLBACK=forbid "$@"
+    measure env MPICC_PROXY_FALLBACK=forbid "$@"
     check "$name: status 0, it was $status after $seconds s" [ "$status" = 0 ] || tail -n 20 "$work/said" | indent
     check "$name: at most 2 local jobs at once, there were $locals" [ "$locals" -le 2 ] || true
     check "$name: no token is missing" no_word_of_tokens || true
     are_filled "$name"
 }
 
+# The first two that this script may use: so many jobs is what the command then says.
+two_cpus=$(python3 -c 'import os; print(*sorted(os.sched_getaffinity(0))[:2], sep=",")')
 hidden=$work/stage:$work/store
 hide_it=$(hiding "$hidden$(hidden_headers)")
 for installer in new old; do
@@ -60,7 +62,7 @@ for installer in new old; do
     in_session "${spack_command[@]}" install -j2 "${wanted[@]}" >"$work/said" 2>&1 || fail "$name: run: status $?"
     same_spack "$name"
 
-    # The command that we add, which starts a session; in_session's own would be found.
+    # The command that we add, which finds no session and starts one.
     rm -f "$work/hidden" "$work/clients.log" "$work/stats.json"
     MPICC_PROXY_FALLBACK=forbid MPICC_PROXY_LOG=$work/clients.log MPICC_PROXY_SOCKET='' XDG_RUNTIME_DIR=$work/tmp \
         bounded 900 "${spack_command[@]}" mpicc-proxy --run-options \
@@ -69,7 +71,10 @@ for installer in new old; do
     same_spack "$name, spack mpicc-proxy install"
 
     begin
-    fills "$name, filling, -j2" "${spack_command[@]}" install -j2 wide
+    fills "$name, filling, -j2" "${proxied[@]}" "${spack_command[@]}" install -j2 wide
+    # Without the library, in a session of which the environment tells.
+    fills "$name, filling, spack mpicc-proxy install" taskset -c "$two_cpus" env "MPICC_PROXY_SOCKET=$(cat "$work/socket")" \
+        "${spack_command[@]}" mpicc-proxy install wide
     check "$name: spack mpicc-proxy status" sh -c '"$@" | grep -w tokens' sh "${proxied[@]}" "${spack_command[@]}" mpicc-proxy status || true
     end
 done
@@ -80,11 +85,11 @@ configure installer new
 configure ccache true
 [ -e "$work/front/ccache" ] || { mkdir "$work/front" && ln -s "$mpicc_proxy" "$work/front/ccache"; }
 slots=4
+rm -f "$work/hidden" "$work/clients.log"
 begin --wrap-worker "$hide_it"
-rm -f "$work/clients.log"
-check "$name: it builds" env "PATH=$work/front:$PATH" "MPICC_PROXY_SOCKET=$(cat "$work/socket")" \
-    "MPICC_PROXY_LOG=$work/clients.log" MPICC_PROXY_FALLBACK=forbid \
-    "${spack_command[@]}" install -j2 "${wanted[@]}" || true
+env "PATH=$work/front:$PATH" "MPICC_PROXY_SOCKET=$(cat "$work/socket")" "MPICC_PROXY_LOG=$work/clients.log" \
+    MPICC_PROXY_FALLBACK=forbid "${spack_command[@]}" install -j2 "${wanted[@]}" >"$work/said" 2>&1 ||
+    fail "$name: status $?"
 end
 mv "$work/stats" "$work/stats.json"
 workers=1 same_spack "$name"

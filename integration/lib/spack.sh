@@ -16,7 +16,7 @@ open_spack() {
     for tool in autoreconf automake cmake; do
         command -v "$tool" >/dev/null || die "no $tool: a package for Spack cannot be made"
     done
-    spack_environment=(-u SPACK_ENV -u SPACK_LD_LIBRARY_PATH SPACK_DISABLE_LOCAL_CONFIG=1
+    spack_environment=(-u SPACK_ENV -u SPACK_LD_LIBRARY_PATH SPACK_DISABLE_LOCAL_CONFIG=1 "TMPDIR=$work/tmp"
         "SPACK_USER_CONFIG_PATH=$work/user" "SPACK_USER_CACHE_PATH=$work/cache")
     mkdir -p "$work"/{scope,stage,store,tarballs} "$work/repo/spack_repo/ours/packages"
     write_scope
