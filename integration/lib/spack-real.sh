@@ -38,12 +38,12 @@ same_spack() {
 fills() {
     local name=$1
     shift
-    uninstall wide || true
     measure env MPICC_PROXY_FALLBACK=forbid "$@"
     check "$name: status 0, it was $status after $seconds s" [ "$status" = 0 ] || tail -n 20 "$work/said" | indent
     check "$name: at most 2 local jobs at once, there were $locals" [ "$locals" -le 2 ] || true
     check "$name: no token is missing" no_word_of_tokens || true
     are_filled "$name"
+    uninstall wide || true
 }
 
 # The first two that this script may use: so many jobs is what the command then says.
