@@ -106,7 +106,7 @@ impl Events {
     pub fn stayed(&mut self, action: ActionId, note: &LocalNote, pid: Option<u32>) {
         if self.journal.is_on() {
             let output = lossy(&note.output);
-            let what = What { output, source: String::new(), package: lossy(&note.package) };
+            let what = What { output, source: String::new(), package: package(&note.package) };
             self.note_local(action, &note.reason, &note.detail, what, pid);
         }
     }
@@ -181,10 +181,37 @@ fn counts(stats: &Stats) -> Event {
 }
 
 fn what(invocation: &Invocation, origin: &Origin) -> What {
-    let package = invocation.variable(env::SPACK_SHORT_SPEC).unwrap_or_default();
-    What { output: lossy(&origin.output), source: lossy(&origin.source), package: lossy(package) }
+    let spec = invocation.variable(env::SPACK_SHORT_SPEC).unwrap_or_default();
+    What { output: lossy(&origin.output), source: lossy(&origin.source), package: package(spec) }
+}
+
+/// `zlib@1.3/abcdefg` of Spack's `zlib@1.3 build_system=makefile platform=linux target=zen3/abcdefg`.
+fn package(spec: &[u8]) -> String {
+    let spec = lossy(spec);
+    let name = spec.split([' ', '/']).next().unwrap_or_default();
+    match spec.rsplit_once('/') {
+        Some((_, hash)) => format!("{name}/{hash}"),
+        None => name.to_owned(),
+    }
 }
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_have_short_names() {
+        for (spec, name) in [
+            ("", ""),
+            ("cmk", "cmk"),
+            ("cmk@1.0 build_system=makefile platform=linux os=debian12 target=x86_64_v4/7ubpiwm", "cmk@1.0/7ubpiwm"),
+            ("cmk@1.0/7ubpiwm", "cmk@1.0/7ubpiwm"),
+        ] {
+            assert_eq!(package(spec.as_bytes()), name);
+        }
+    }
 }

@@ -237,8 +237,8 @@ fn curves(session: &Session) -> (Vec<f64>, Vec<f64>) {
     let bin_us = wall_us as f64 / BINS as f64;
     let mut add = |curve: usize, from_us: u64, to_us: u64| {
         let (from, to) = (from_us as f64 / bin_us, to_us.min(wall_us) as f64 / bin_us);
-        for bin in from as usize..BINS.min(to.ceil() as usize) {
-            curves[curve][bin] += to.min(bin as f64 + 1.0) - from.max(bin as f64);
+        for (bin, sum) in curves[curve].iter_mut().enumerate().take(to.ceil() as usize).skip(from as usize) {
+            *sum += to.min(bin as f64 + 1.0) - from.max(bin as f64);
         }
     };
     for action in &session.actions {
