@@ -277,7 +277,8 @@ INCLUDES = Theme("includes", "How a header is found, and what it is when it is f
         gcc -c y.c -include /dev/null -MD
         gcc -c -x c /dev/null -o n.o
         gcc -c z.c -MD
-    """, {"y.c": "int x;", "z.c": '#include "/dev/null"\n'}, "uncovered-call"),
+    """, {"y.c": "int x;", "z.c": '#include "/dev/null"\n'}),
+    Case("an empty source", "gcc -Werror -include h.h -c -x c /dev/null -o n.o; g++ -g -MD -c -x c++ /dev/null -o m.o; clang -c -x c /dev/null -o l.o"),
     Case("/proc/self/cwd", "gcc -c y.c -I/proc/self/cwd/sub -MD -g", {"y.c": "#include <zz.h>\n", "sub/zz.h": "int z;"},
          "uncovered-call"),
     Case("out of /dev and /proc by ..", "gcc -c y.c -I/dev/..$TREE/sub -MD -g; gcc -c z.c",

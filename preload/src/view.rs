@@ -111,10 +111,12 @@ pub fn is_everywhere(key: &[u8]) -> bool {
 }
 
 /// Is this path the kernel's, on whichever host it is asked for? `/dev` itself is a directory like others: clang looks at
-/// the one in which a source lies, be it `/dev/null`.
+/// the one in which a source lies, be it `/dev/null`. So is what gcc looks for beside such a source, a precompiled header:
+/// a name that no device has.
 pub fn is_kernels(key: &[u8]) -> bool {
     let in_folder = KERNEL_FOLDERS.iter().any(|folder| path::is_below(key, folder));
-    in_folder && key != b"/dev" && !path::is_below(key, SHARED_MEMORY)
+    let is_header = key.strip_suffix(b".gch").is_some_and(is_everywhere);
+    in_folder && key != b"/dev" && !is_header && !path::is_below(key, SHARED_MEMORY)
 }
 
 /// Marks the result as not to be used.
@@ -376,4 +378,22 @@ pub fn change_folder(index: u32) {
 /// Is this process elsewhere than where the compile began? Programs it starts would not know.
 pub fn has_moved() -> bool {
     FOLDER.load(Ordering::Acquire) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_kernels() {
+        for key in
+            ["/dev/stdin", "/dev/fd/5", "/dev/null/x", "/dev/tty.gch", "/dev/null.gch/x", "/proc/version", "/sys"]
+        {
+            assert!(is_kernels(key.as_bytes()), "{key}");
+        }
+        // An empty source is `/dev/null` in many a question that make files ask; gcc looks for its precompiled header.
+        for key in ["/dev", "/dev/null.gch", "/dev/zero.gch", "/dev/shm", "/dev/shm/x.c", "/devel/x.c", "/x.c"] {
+            assert!(!is_kernels(key.as_bytes()), "{key}");
+        }
+    }
 }
