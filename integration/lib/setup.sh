@@ -52,13 +52,35 @@ srun                                             slurm-client
 TABLE
 }
 
+# What a page of `report` is looked at with.
 needed_tools_of_pages() {
     cat <<'TABLE'
 chromium                                         chromium
 TABLE
 }
 
-tables_needed=(needed_tools) # integration/check --full needs another
+# What integration/tools builds with.
+needed_tools_of_builds() {
+    cat <<'TABLE'
+cmake                                            cmake
+ninja                                            ninja-build
+autoconf                                         autoconf
+automake                                         automake
+libtoolize                                       libtool
+meson                                            meson
+scons                                            scons
+column                                           bsdextrautils
+/usr/bin/python3                                 python3
+/usr/include/python3*/Python.h                   python3-dev
+/usr/lib/python3/dist-packages/setuptools/*.py   python3-setuptools
+/usr/lib/python3/dist-packages/wheel/*.py        python3-wheel
+/usr/lib/python3/dist-packages/pip/*.py          python3-pip
+/usr/bin/xsubpp                                  perl
+/usr/lib/*/perl/*/CORE/perl.h                    perl
+TABLE
+}
+
+tables_needed=(needed_tools needed_tools_of_builds) # integration/check --full needs more
 
 is_there() {
     local pattern
