@@ -19,7 +19,7 @@ cargo, cc    | 5 | link=2,no-source=1,preprocess=1 | .o=3 .a=1 | true | cargo bu
 Kbuild       | 6 | host-memory=1,link=1,query=1 | .o=4 .s=1 .a=2 .cmd=9 | true | make -j2 -k
 env -i       | 3 | link=1 | .o=3 .d=3 | true | env -i "PATH=$PATH" make -j2 -k
 env={}       | 3 | link=1 | .o=3 .d=3 | true | python3 -B build.py
-redis        | 200+ | any | .o=200 .d=90 .a=4 | true | make -j2 -k V=1 MALLOC=jemalloc OPTIMIZATION=-O0
+redis        | 200+ | any | .o=200 .d=90 .a=4 | true | make -j2 -k --output-sync=target V=1 MALLOC=jemalloc OPTIMIZATION=-O0
 TABLE
 }
 
