@@ -10,7 +10,7 @@
 use crate::environment::{self, Change};
 use crate::error::{Failure, exit};
 use crate::jobs;
-use crate::journal::{self, Event, Journal};
+use crate::journal::Log;
 use crate::paths::{self, Installation};
 use crate::ranks::{LaunchOptions, Ranks};
 use crate::signals::{self, Signals};
@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
     let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
     let library = installation.library().map_err(Failure::no_ranks)?;
-    let log = EventLog::begin(options)?;
+    let log = Log::begin(options.events.as_deref(), &options.command)?;
     let ranks = Ranks::start(options, &installation, log.file(), &signals).inspect_err(|_| log.remove())?;
     let mut upkeep = Upkeep::new(ranks, options.relaunches, &signals);
     let mut changes = environment::of_command(
@@ -136,64 +136,6 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         }
     }
     Ok(status)
-}
-
-/// The session's event log, if there is one.
-struct EventLog {
-    file: Option<PathBuf>,
-    /// It is where `report` looks for it.
-    is_usual: bool,
-}
-
-impl EventLog {
-    /// # Errors
-    /// The file that the user named cannot be written. That of a usual place is not worth a build.
-    fn begin(options: &Options) -> Result<EventLog, Failure> {
-        let is_usual = options.events.is_none();
-        let mut file = journal::folder::new_file(options.events.as_deref(), journal::folder::own_folder());
-        if let Some(path) = &file {
-            let begun = File::create(path).and_then(|_| Journal::open(path));
-            match begun {
-                Ok(mut journal) => {
-                    journal.note(Event::session(path, &options.command));
-                    journal.close();
-                }
-                Err(_) if is_usual => file = None,
-                Err(e) => {
-                    let sentence = format!("cannot write events to {}: {e}", path.display());
-                    return Err(Failure::new(exit::CANNOT_CREATE, sentence));
-                }
-            }
-        }
-        Ok(EventLog { file, is_usual })
-    }
-
-    fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
-    }
-
-    /// Nothing happened.
-    fn remove(&self) {
-        if let Some(file) = &self.file {
-            let _ = std::fs::remove_file(file);
-        }
-    }
-
-    fn end(&self, status: u8) {
-        if let Some(mut journal) = self.file().and_then(|file| Journal::open(file).ok()) {
-            journal.note(Event::End { status: Some(status) });
-            journal.close();
-        }
-    }
-
-    /// An appendix to the session's sentence.
-    fn hint(&self) -> String {
-        match (&self.file, self.is_usual) {
-            (Some(file), true) => format!("; mpicc-proxy report --session {}", journal::folder::id_of(file)),
-            (Some(file), false) => format!("; mpicc-proxy report --events {}", file.display()),
-            (None, _) => String::new(),
-        }
-    }
 }
 
 /// A name for a session that no other has.

@@ -3,6 +3,7 @@
 use mpicc_proxy_abi::env::is_off;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
@@ -46,7 +47,7 @@ pub fn new_file(given: Option<&Path>, folder: Option<PathBuf>) -> Option<PathBuf
         None => {
             let folder = folder?;
             // A log that cannot be written is not worth a word in a build.
-            fs::create_dir_all(&folder).ok()?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
             make_room(&folder);
             Some(folder.join(new_id() + SUFFIX))
         }

@@ -15,9 +15,11 @@
 //! ([`folder`]).
 
 pub mod folder;
+mod log;
 pub mod replay;
 mod writer;
 
+pub use log::Log;
 pub use writer::{DELAY, Journal};
 
 use serde::{Deserialize, Serialize};

@@ -454,6 +454,18 @@ pub mod tests {
         Event::Local { action, reason: reason.into(), detail: String::new(), what }
     }
 
+    /// A compile on a rank, a link, and the end.
+    pub fn small(name: &str) -> Session {
+        told(vec![
+            (0.5, queued(1)),
+            (1.0, started(1, 2, name)),
+            (4.0, finished(1, 2.0)),
+            (4.5, local(2, "link", "prog")),
+            (5.0, Event::Ended { action: 2 }),
+            (5.0, Event::End { status: Some(2) }),
+        ])
+    }
+
     #[test]
     fn a_compile_on_a_rank() {
         let mut events = vec![(1.0, queued(1)), (2.0, started(1, 2, "a"))];

@@ -12,7 +12,10 @@ const PAGE: &str = include_str!("page.html");
 const DATA: &str = "/*DATA*/null";
 
 pub fn page(session: &Session, figures: &Figures) -> String {
-    let data = json!({"figures": figures, "rows": rows(session), "spans": spans(session)}).to_string();
+    let lanes = local_lanes(session);
+    let here = lanes.iter().flatten().max().map_or(0, |last| last + 1);
+    let data =
+        json!({"figures": figures, "rows": rows(session, here), "spans": spans(session, &lanes, here)}).to_string();
     // Inside of a script element the only thing that matters is how it ends.
     PAGE.replacen(DATA, &data.replace('<', "\\u003c"), 1)
 }
@@ -25,12 +28,11 @@ fn worker_rows(session: &Session) -> Vec<(usize, usize)> {
     session.workers.iter().enumerate().flat_map(slots).collect()
 }
 
-/// Groups of rows, from the top: a name, and how many rows it has.
-fn rows(session: &Session) -> Value {
+/// Groups of rows, from the top: a name, and how many rows it has. `here`: those of the head.
+fn rows(session: &Session, here: usize) -> Value {
     let workers = session.workers.iter().map(|worker| {
         json!([format!("rank {} on {}", worker.rank, worker.host), worker.taken.len().max(worker.slots as usize)])
     });
-    let here = local_lanes(session).into_iter().flatten().max().map_or(0, |last| last + 1);
     std::iter::once(json!([format!("here, on {}", session.host), here])).chain(workers).collect()
 }
 
@@ -49,12 +51,10 @@ fn local_lanes(session: &Session) -> Vec<Option<usize>> {
 
 /// What ran: `[row, from, to, kind, output, detail]`, times in seconds. `kind`: 0 compiled on a rank, 1 the same with
 /// an error, 2 not finished there, 3 here.
-fn spans(session: &Session) -> Value {
+fn spans(session: &Session, lanes: &[Option<usize>], here: usize) -> Value {
     let wall_us = session.wall_us();
-    let lanes = local_lanes(session);
-    let first_row = lanes.iter().flatten().max().map_or(0, |last| last + 1);
     let rows = worker_rows(session);
-    let row_of = |worker, slot| rows.binary_search(&(worker, slot)).ok().map(|row| row + first_row);
+    let row_of = |worker, slot| rows.binary_search(&(worker, slot)).ok().map(|row| row + here);
     let mut spans = Vec::new();
     for action in &session.actions {
         let Some((run, row)) = action.run.as_ref().and_then(|run| Some((run, row_of(run.worker, run.slot)?))) else {
@@ -73,7 +73,7 @@ fn spans(session: &Session) -> Value {
         spans.push(json!([row, from, to, kind, action.what.output, detail]));
     }
     for (action, lane) in local_actions(session).zip(lanes) {
-        let (Some(local), Some(lane)) = (&action.local, lane) else { continue };
+        let (Some(local), Some(lane)) = (&action.local, *lane) else { continue };
         let detail =
             if local.detail.is_empty() { local.reason.clone() } else { format!("{}: {}", local.reason, local.detail) };
         let (from, to) = (seconds(local.since_us), seconds(local.until_us.unwrap_or(wall_us)));
@@ -85,8 +85,7 @@ fn spans(session: &Session) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Event;
-    use crate::journal::replay::tests::{finished, local, queued, started, told};
+    use crate::journal::replay::tests::small;
 
     fn data(page: &str) -> Value {
         let begin = page.find("const data = ").unwrap() + "const data = ".len();
@@ -96,13 +95,7 @@ mod tests {
 
     #[test]
     fn a_page_has_its_data_and_asks_nobody() {
-        let session = told(vec![
-            (0.5, queued(1)),
-            (1.0, started(1, 2, "a</script><b>")),
-            (4.0, finished(1, 2.0)),
-            (4.5, local(2, "link", "prog")),
-            (5.0, Event::Ended { action: 2 }),
-        ]);
+        let session = small("a</script><b>");
         let page = page(&session, &Figures::of(&session));
         assert_eq!(page.matches("</script>").count(), 1);
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="));

@@ -114,19 +114,11 @@ pub fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Event;
-    use crate::journal::replay::tests::{finished, local, queued, started, told};
+    use crate::journal::replay::tests::small;
 
     #[test]
     fn a_report_for_a_terminal() {
-        let session = told(vec![
-            (0.5, queued(1)),
-            (1.0, started(1, 2, "a")),
-            (4.0, finished(1, 2.0)),
-            (4.5, local(2, "link", "prog")),
-            (5.0, Event::Ended { action: 2 }),
-            (5.0, Event::End { status: Some(2) }),
-        ]);
+        let session = small("a");
         let text = text(&Figures::of(&session));
         let head = "\
 session 20260101-000000-1: make -j8

@@ -66,8 +66,7 @@ pub fn trace(session: &Session) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Event;
-    use crate::journal::replay::tests::{finished, local, queued, started, told};
+    use crate::journal::replay::tests::small;
 
     #[test]
     fn what_overlaps_is_on_different_lanes() {
@@ -78,13 +77,7 @@ mod tests {
 
     #[test]
     fn a_trace_has_every_action() {
-        let session = told(vec![
-            (0.5, queued(1)),
-            (1.0, started(1, 2, "a")),
-            (4.0, finished(1, 2.0)),
-            (4.5, local(2, "link", "prog")),
-            (5.0, Event::Ended { action: 2 }),
-        ]);
+        let session = small("a");
         let trace: Value = serde_json::from_str(&trace(&session)).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
         let spans: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
