@@ -31,7 +31,6 @@ class MpiccProxy(Package):
 
     def setup_build_environment(self, env):
         env.set("LIBCLANG_PATH", self.spec["llvm"].prefix.lib)
-        env.set("CARGO_HOME", join_path(self.stage.path, "cargo"))
 
     def install(self, spec, prefix):
         Executable("integration/install")(prefix)
