@@ -5,7 +5,7 @@
 # build. Exact numbers of compiles (N+: or more), so that one that is not seen at all does not pass. The last two are for
 # `sh -e` in the tree; a build goes on where a source does not compile, so that what it prints does not depend on who was
 # first. A program is named by its path where others of that name may be in the way. setuptools compares times in whole
-# seconds: the second build comes one later.
+# seconds: a source may change in the second after the build.
 tools_table() {
     cat <<'TABLE'
 cmake, make  | 6 | link=2 | .o=6 .d=6 .so=1 .a=1 | cmake -S . -B build | cmake --build build -j2 -- -k
@@ -14,7 +14,7 @@ autotools    | 5 | link=2 | .o=5 .lo=2 .a=1 .la=1 | ./configure | make -j2 -k
 meson        | 6 | link=3 | .o=6 .d=6 .so=1 .a=1 | meson setup build | ninja -C build -j2 -k 0 -d keepdepfile
 scons        | 7 | link=3,query=10 | .o=3 .os=2 .so=1 .a=1 | true | scons -j2 -k
 setup.py     | 3 | link=1 | .o=3 .so=2 | true | /usr/bin/python3 setup.py build_ext -j2 --force --inplace
-pip          | 3 | link=1 | .whl=1 | true | sleep 1.1; /usr/bin/python3 -m pip -q wheel --no-build-isolation --no-deps --no-index -w wheels .
+pip          | 3 | link=1 | .whl=1 | true | /usr/bin/python3 -m pip -q wheel --no-build-isolation --no-deps --no-index -w wheels .; sleep 1.1
 MakeMaker    | 3 | link=1 | .o=3 .so=1 | perl Makefile.PL | make -j2 -k
 cargo, cc    | 5 | link=2,no-source=1,preprocess=1 | .o=3 .a=1 | true | cargo build --offline --quiet -j2; cp -a target/debug/build/app-*/out .
 Kbuild       | 6 | host-memory=1,link=1,query=1 | .o=4 .s=1 .a=2 .cmd=9 | true | make -j2 -k
