@@ -283,8 +283,8 @@ impl Client {
     }
 
     /// Tells the dispatcher, if there is one, that this invocation runs here, and waits for a slot if it is work that no
-    /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait. `returns`: how often
-    /// another one is asked when it is gone.
+    /// jobserver counts. A stuck dispatcher is left alone: once its backlog is full, connecting would wait. `returns`: how
+    /// often another one is asked when it is gone.
     fn enter_locally(&self, reason: &str, detail: &str, is_work: bool, returns: u32) {
         let socket = paths::own_socket_path();
         let silent = paths::silence_mark(&socket);

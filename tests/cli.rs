@@ -792,12 +792,9 @@ fn a_session() {
     let ready = option(&args, "--ready-file").display().to_string();
     let events = place.at("events").join(session + ".jsonl").display().to_string();
     let session = option(&args, "--session").display().to_string();
-    let options = [
-        ["--socket", socket.to_str().unwrap(), "--slots", "2", "--ready-file", &ready],
-        ["--events", &events, "--session", &session, "", ""],
-    ];
-    let options: Vec<&str> = options.into_iter().flatten().filter(|word| !word.is_empty()).collect();
-    let rank = [&[rank.as_str()], &options[..]].concat();
+    let socket_name = socket.to_str().unwrap();
+    let options = ["--socket", socket_name, "--slots", "2", "--ready-file", &ready, "--events", &events];
+    let rank = [&[rank.as_str()], &options[..], &["--session", &session]].concat();
     let expected = [&["-n", "1"], &rank[..], &[":", "-n", "4", "env", "A=x y"], &rank].concat();
     assert!(args.ends_with(&expected.iter().map(|word| word.to_string()).collect::<Vec<_>>()), "{args:?}");
     assert!(args.starts_with(&["--enable-recovery".to_string()]), "Open MPI was recognised: {args:?}");

@@ -1,8 +1,8 @@
 """Runs a configure script in several ways in turn, and prints what each cost.
 
 configure_cost.py WORK ROUNDS WAYS MPICC_PROXY LIBRARY COMMAND...
-    WORK/source is the tree that COMMAND configures, WAYS are words. CPU is user and system time of COMMAND and all below it, as wait4(2)
-    says.
+    WORK/source is the tree that COMMAND configures, WAYS are words. CPU is user and system time of COMMAND and all below
+    it, as wait4(2) says.
 configure_cost.py below FILE COMMAND...
     Runs COMMAND and writes its CPU seconds to FILE.
 """

@@ -5,9 +5,9 @@ use super::clients::Token;
 use super::history::Origin;
 use super::queue::Rank;
 use crate::event::Interest;
-use crate::journal::{self, Event, Journal, What, Worker};
+use crate::journal::{self, Counts, Event, Figures, Journal, What, Worker};
 use crate::pidfd;
-use crate::wire::{ActionId, Exit, Invocation, LocalNote, RankStats, Stats};
+use crate::wire::{ActionId, ActionResult, Exit, Invocation, LocalNote, RankStats, Stats};
 use mpicc_proxy_abi::env;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,7 +25,7 @@ pub struct Events {
     /// Nobody else writes its first and its last line.
     is_whole: bool,
     watched: BTreeMap<ActionId, OwnedFd>,
-    counted: Option<Event>,
+    counted: Option<Counts>,
     counted_at: Instant,
 }
 
@@ -71,13 +71,14 @@ impl Events {
         self.journal.note(Event::Retried { action, cause: cause.cloned().unwrap_or_default() });
     }
 
-    pub fn finished(&mut self, action: ActionId, result: &crate::wire::ActionResult, sent_bytes: u64) {
+    pub fn finished(&mut self, action: ActionId, result: &ActionResult, sent_bytes: u64) {
         let exit = match result.exit {
             Exit::Code(code) => journal::Exit::Code(code),
             Exit::Signal(signal) => journal::Exit::Signal(signal),
         };
         let (cpu_us, peak_bytes, misses) = (result.cpu_us, result.peak_bytes, result.misses);
-        self.journal.note(Event::Finished { action, exit, cpu_us, peak_bytes, misses, sent_bytes });
+        self.journal
+            .note(Event::Finished { action, figures: Figures { exit, cpu_us, peak_bytes, misses, sent_bytes } });
     }
 
     pub fn abandoned(&mut self, action: ActionId) {
@@ -141,14 +142,9 @@ impl Events {
         self.counted_at = Instant::now();
         let counts = counts(stats);
         // The dispatcher's own CPU alone is no news.
-        let news = |counts: &Event| match counts.clone() {
-            Event::Counts { bytes_from_workers, misses, clients_cpu_us, .. } => {
-                (bytes_from_workers, misses, clients_cpu_us)
-            }
-            _ => (0, 0, 0),
-        };
-        if self.counted.as_ref().map(news) != Some(news(&counts)) {
-            self.journal.note(counts.clone());
+        let news = |counts: Counts| (counts.bytes_from_workers, counts.misses, counts.clients_cpu_us);
+        if self.counted.map(news) != Some(news(counts)) {
+            self.journal.note(Event::Counts(counts));
             self.counted = Some(counts);
         }
     }
@@ -160,7 +156,7 @@ impl Events {
 
     /// The last lines.
     pub fn close(mut self, stats: &Stats) {
-        self.journal.note(counts(stats));
+        self.journal.note(Event::Counts(counts(stats)));
         if self.is_whole {
             self.journal.note(Event::End { status: None });
         }
@@ -168,9 +164,9 @@ impl Events {
     }
 }
 
-fn counts(stats: &Stats) -> Event {
+fn counts(stats: &Stats) -> Counts {
     let us = |seconds: f64| (seconds * 1e6) as u64;
-    Event::Counts {
+    Counts {
         bytes_to_workers: stats.bytes_to_workers,
         bytes_from_workers: stats.bytes_from_workers,
         misses: stats.misses,

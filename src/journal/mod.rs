@@ -63,9 +63,12 @@ pub enum Event {
     },
     /// A rank could not carry it out, so another one is to.
     Retried { action: u64, cause: String },
-    /// A rank has carried it out. `cpu_us`, `peak_bytes`: CPU and most resident memory of its processes. `misses`:
-    /// questions it had to ask. `sent_bytes`: what went to the rank for it.
-    Finished { action: u64, exit: Exit, cpu_us: u64, peak_bytes: u64, misses: u64, sent_bytes: u64 },
+    /// A rank has carried it out.
+    Finished {
+        action: u64,
+        #[serde(flatten)]
+        figures: Figures,
+    },
     /// An invocation runs on the head, for this reason: a compile that waited or ran elsewhere, or one that is heard of
     /// for the first time.
     Local {
@@ -83,14 +86,7 @@ pub enum Event {
     /// A worker is lost.
     Lost { rank: i32 },
     /// Sums since the dispatcher began; every few seconds while something happens.
-    Counts {
-        bytes_to_workers: u64,
-        bytes_from_workers: u64,
-        misses: u64,
-        tokens_lent: u64,
-        dispatcher_cpu_us: u64,
-        clients_cpu_us: u64,
-    },
+    Counts(Counts),
     /// Nothing more of single actions: there were too many.
     Full,
     /// The session is over. `status`: that of `run`'s command.
@@ -119,6 +115,28 @@ pub struct What {
     pub source: String,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub package: String,
+}
+
+/// What a compile on a rank took. `cpu_us`, `peak_bytes`: CPU and most resident memory of its processes. `misses`:
+/// questions it had to ask. `sent_bytes`: what went to the rank for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    pub exit: Exit,
+    pub cpu_us: u64,
+    pub peak_bytes: u64,
+    pub misses: u64,
+    pub sent_bytes: u64,
+}
+
+/// Sums of a dispatcher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub bytes_to_workers: u64,
+    pub bytes_from_workers: u64,
+    pub misses: u64,
+    pub tokens_lent: u64,
+    pub dispatcher_cpu_us: u64,
+    pub clients_cpu_us: u64,
 }
 
 /// How a compiler ended.
@@ -209,7 +227,10 @@ mod tests {
                 r#"{"at_us":7,"event":"retried","action":3,"cause":"lost"}"#,
             ),
             (
-                Event::Finished { action: 3, exit: Exit::Code(1), cpu_us: 2, peak_bytes: 3, misses: 4, sent_bytes: 5 },
+                Event::Finished {
+                    action: 3,
+                    figures: Figures { exit: Exit::Code(1), cpu_us: 2, peak_bytes: 3, misses: 4, sent_bytes: 5 },
+                },
                 r#"{"at_us":7,"event":"finished","action":3,"exit":{"code":1},"cpu_us":2,"peak_bytes":3,"misses":4,"sent_bytes":5}"#,
             ),
             (
@@ -220,14 +241,14 @@ mod tests {
             (Event::Abandoned { action: 3 }, r#"{"at_us":7,"event":"abandoned","action":3}"#),
             (Event::Lost { rank: 1 }, r#"{"at_us":7,"event":"lost","rank":1}"#),
             (
-                Event::Counts {
+                Event::Counts(Counts {
                     bytes_to_workers: 1,
                     bytes_from_workers: 2,
                     misses: 3,
                     tokens_lent: 4,
                     dispatcher_cpu_us: 5,
                     clients_cpu_us: 6,
-                },
+                }),
                 r#"{"at_us":7,"event":"counts","bytes_to_workers":1,"bytes_from_workers":2,"misses":3,"tokens_lent":4,"dispatcher_cpu_us":5,"clients_cpu_us":6}"#,
             ),
             (Event::Full, r#"{"at_us":7,"event":"full"}"#),

@@ -2,7 +2,7 @@
 //!
 //! Times are microseconds since the session began.
 
-use super::{Event, Exit, Line, What, Worker};
+use super::{Counts, Event, Exit, Figures, Line, What, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -115,16 +115,6 @@ pub enum Outcome {
     Lost,
 }
 
-/// What a compile on a rank took; see [`Event::Finished`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
-    pub exit: Exit,
-    pub cpu_us: u64,
-    pub peak_bytes: u64,
-    pub misses: u64,
-    pub sent_bytes: u64,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub remote: u64,
@@ -137,15 +127,18 @@ pub struct Totals {
     pub compile_cpu_us: u64,
 }
 
-/// See [`Event::Counts`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub bytes_to_workers: u64,
-    pub bytes_from_workers: u64,
-    pub misses: u64,
-    pub tokens_lent: u64,
-    pub dispatcher_cpu_us: u64,
-    pub clients_cpu_us: u64,
+impl Action {
+    /// From its being asked for to its last start on a rank.
+    pub fn waited_us(&self) -> u64 {
+        self.run.as_ref().map_or(0, |run| run.since_us - self.queued_us)
+    }
+}
+
+impl Run {
+    /// `None`: it goes on.
+    pub fn wall_us(&self) -> Option<u64> {
+        Some(self.until_us? - self.since_us)
+    }
 }
 
 impl Session {
@@ -176,16 +169,16 @@ impl Session {
                     self.waiting.insert(index);
                 }
             }
-            Event::Finished { action, exit, cpu_us, peak_bytes, misses, sent_bytes } => {
+            Event::Finished { action, figures } => {
                 self.totals.remote += 1;
-                self.totals.failed += u64::from(exit != Exit::Code(0));
-                self.totals.compile_cpu_us += cpu_us;
+                self.totals.failed += u64::from(figures.exit != Exit::Code(0));
+                self.totals.compile_cpu_us += figures.cpu_us;
                 let Some(index) = self.index(action) else { return };
                 if let Some(run) = &self.actions[index].run {
                     let worker = &mut self.workers[run.worker];
-                    (worker.finished, worker.cpu_us) = (worker.finished + 1, worker.cpu_us + cpu_us);
+                    (worker.finished, worker.cpu_us) = (worker.finished + 1, worker.cpu_us + figures.cpu_us);
                 }
-                self.finish(index, Outcome::Remote(Figures { exit, cpu_us, peak_bytes, misses, sent_bytes }), now);
+                self.finish(index, Outcome::Remote(figures), now);
             }
             Event::Local { action, reason, detail, what } => self.run_locally(action, reason, detail, what, now),
             Event::Ended { action } => {
@@ -208,22 +201,15 @@ impl Session {
                     worker.until_us = Some(now);
                 }
             }
-            Event::Counts {
-                bytes_to_workers,
-                bytes_from_workers,
-                misses,
-                tokens_lent,
-                dispatcher_cpu_us,
-                clients_cpu_us,
-            } => {
+            Event::Counts(counts) => {
                 let before = &self.before;
                 self.counts = Counts {
-                    bytes_to_workers: before.bytes_to_workers + bytes_to_workers,
-                    bytes_from_workers: before.bytes_from_workers + bytes_from_workers,
-                    misses: before.misses + misses,
-                    tokens_lent: before.tokens_lent + tokens_lent,
-                    dispatcher_cpu_us: before.dispatcher_cpu_us + dispatcher_cpu_us,
-                    clients_cpu_us: before.clients_cpu_us + clients_cpu_us,
+                    bytes_to_workers: before.bytes_to_workers + counts.bytes_to_workers,
+                    bytes_from_workers: before.bytes_from_workers + counts.bytes_from_workers,
+                    misses: before.misses + counts.misses,
+                    tokens_lent: before.tokens_lent + counts.tokens_lent,
+                    dispatcher_cpu_us: before.dispatcher_cpu_us + counts.dispatcher_cpu_us,
+                    clients_cpu_us: before.clients_cpu_us + counts.clients_cpu_us,
                 };
             }
             Event::Full => self.is_full = true,
@@ -446,7 +432,8 @@ pub mod tests {
 
     pub fn finished(action: u64, cpu_s: f64) -> Event {
         let cpu_us = (cpu_s * 1e6) as u64;
-        Event::Finished { action, exit: Exit::Code(0), cpu_us, peak_bytes: 1 << 20, misses: 2, sent_bytes: 3 }
+        let figures = Figures { exit: Exit::Code(0), cpu_us, peak_bytes: 1 << 20, misses: 2, sent_bytes: 3 };
+        Event::Finished { action, figures }
     }
 
     pub fn local(action: u64, reason: &str, name: &str) -> Event {
@@ -516,14 +503,7 @@ pub mod tests {
 
     #[test]
     fn a_second_dispatcher_begins_anew() {
-        let counts = |bytes| Event::Counts {
-            bytes_to_workers: bytes,
-            bytes_from_workers: 0,
-            misses: 0,
-            tokens_lent: 0,
-            dispatcher_cpu_us: 0,
-            clients_cpu_us: 0,
-        };
+        let counts = |bytes| Event::Counts(Counts { bytes_to_workers: bytes, ..Counts::default() });
         let session = told(vec![
             (1.0, started(1, 1, "a")),
             (1.0, queued(2)),

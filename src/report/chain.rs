@@ -17,7 +17,7 @@ pub fn chain(session: &Session) -> Vec<Link> {
     let mut ends: Vec<(u64, Index)> = Vec::new();
     let mut by_slot: HashMap<(usize, usize), Vec<(u64, Index)>> = HashMap::new();
     for (index, action) in session.actions.iter().enumerate() {
-        let Some(end) = end_of(action).filter(|_| action.run.is_some() || action.local.is_some()) else { continue };
+        let Some(end) = action.ended_us.filter(|_| action.run.is_some() || action.local.is_some()) else { continue };
         ends.push((end, index));
         if let Some((run, until)) = action.run.as_ref().and_then(|run| Some((run, run.until_us?))) {
             by_slot.entry((run.worker, run.slot)).or_default().push((until, index));
@@ -34,19 +34,19 @@ pub fn chain(session: &Session) -> Vec<Link> {
     while let Some((_, index)) = next {
         let action = &session.actions[index];
         let began = began_of(action);
-        let waited = action.run.as_ref().map_or(0, |run| run.since_us - action.queued_us);
+        let waited = action.waited_us();
         let of_slot = action.run.as_ref().filter(|_| waited > WAITED_US);
         let holder = of_slot.and_then(|run| before(by_slot.get(&(run.worker, run.slot))?, run.since_us));
         // Ends grow smaller on the way back, or an action without a length would follow itself.
         let earlier = holder
             .or_else(|| before(&ends, action.queued_us))
-            .filter(|(end, other)| *other != index && *end < end_of(action).unwrap_or(0));
+            .filter(|(end, other)| *other != index && *end < action.ended_us.unwrap_or(0));
         let asked = if holder.is_some() { began } else { action.queued_us };
         links.push(Link {
             output: action.what.output.clone(),
             place: place(session, action),
             began_s: seconds(began),
-            ended_s: seconds(end_of(action).unwrap_or(began)),
+            ended_s: seconds(action.ended_us.unwrap_or(began)),
             gap_s: seconds(asked.saturating_sub(earlier.map_or(0, |(end, _)| end))),
             waited_s: seconds(if holder.is_some() { 0 } else { waited }),
         });
@@ -59,10 +59,6 @@ pub fn chain(session: &Session) -> Vec<Link> {
 fn began_of(action: &Action) -> u64 {
     let local = action.local.as_ref().map(|local| local.since_us);
     local.or(action.run.as_ref().map(|run| run.since_us)).unwrap_or(action.queued_us)
-}
-
-fn end_of(action: &Action) -> Option<u64> {
-    action.ended_us
 }
 
 fn place(session: &Session, action: &Action) -> String {

@@ -216,8 +216,8 @@ fn slowest(session: &Session) -> Vec<Compile> {
             source: action.what.source.clone(),
             rank: worker.rank,
             host: worker.host.clone(),
-            waited_s: seconds(run.since_us - action.queued_us),
-            wall_s: seconds(run.until_us? - run.since_us),
+            waited_s: seconds(action.waited_us()),
+            wall_s: seconds(run.wall_us()?),
             cpu_s: seconds(figures.cpu_us),
             peak_bytes: figures.peak_bytes,
         })

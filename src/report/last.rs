@@ -43,8 +43,8 @@ fn object(session: &Session, action: &Action) -> Value {
         let worker = &session.workers[run.worker];
         object["rank"] = json!(worker.rank);
         object["host"] = json!(worker.host);
-        object["waited_s"] = json!(seconds(run.since_us - action.queued_us));
-        object["wall_s"] = json!(run.until_us.map(|until| seconds(until - run.since_us)));
+        object["waited_s"] = json!(seconds(action.waited_us()));
+        object["wall_s"] = json!(run.wall_us().map(seconds));
     }
     let verdict = match (&action.local, action.outcome) {
         (Some(local), _) => {

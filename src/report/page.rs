@@ -3,7 +3,7 @@
 use super::figures::{Figures, seconds};
 use super::trace::lanes;
 use crate::journal::Exit;
-use crate::journal::replay::{Action, Outcome, Session};
+use crate::journal::replay::{Action, Outcome, Session, WorkerState};
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("page.html");
@@ -20,19 +20,23 @@ pub fn page(session: &Session, figures: &Figures) -> String {
     PAGE.replacen(DATA, &data.replace('<', "\\u003c"), 1)
 }
 
+/// Rows of a worker: one for each slot, and for what was taken beyond.
+fn rows_of(worker: &WorkerState) -> usize {
+    worker.taken.len().max(worker.slots as usize)
+}
+
 /// Rows of the timeline that belong to workers: `[worker, slot]`.
 fn worker_rows(session: &Session) -> Vec<(usize, usize)> {
-    let slots = |(worker, state): (usize, &crate::journal::replay::WorkerState)| {
-        (0..state.taken.len().max(state.slots as usize)).map(move |slot| (worker, slot))
-    };
+    let slots = |(worker, state): (usize, &WorkerState)| (0..rows_of(state)).map(move |slot| (worker, slot));
     session.workers.iter().enumerate().flat_map(slots).collect()
 }
 
 /// Groups of rows, from the top: a name, and how many rows it has. `here`: those of the head.
 fn rows(session: &Session, here: usize) -> Value {
-    let workers = session.workers.iter().map(|worker| {
-        json!([format!("rank {} on {}", worker.rank, worker.host), worker.taken.len().max(worker.slots as usize)])
-    });
+    let workers = session
+        .workers
+        .iter()
+        .map(|worker| json!([format!("rank {} on {}", worker.rank, worker.host), rows_of(worker)]));
     std::iter::once(json!([format!("here, on {}", session.host), here])).chain(workers).collect()
 }
 
@@ -67,7 +71,7 @@ fn spans(session: &Session, lanes: &[Option<usize>], here: usize) -> Value {
             }
             _ => (2, action.causes.join("; ")),
         };
-        let waited = seconds(run.since_us - action.queued_us);
+        let waited = seconds(action.waited_us());
         let detail = if waited >= 0.01 { format!("{detail}; waited {waited:.2} s") } else { detail };
         let (from, to) = (seconds(run.since_us), seconds(run.until_us.unwrap_or(wall_us)));
         spans.push(json!([row, from, to, kind, action.what.output, detail]));

@@ -42,7 +42,7 @@ pub fn trace(session: &Session) -> String {
             args["misses"] = json!(figures.misses);
             args["exit"] = json!(figures.exit);
         }
-        args["waited_s"] = json!(seconds(run.since_us - action.queued_us));
+        args["waited_s"] = json!(seconds(action.waited_us()));
         events.push(json!({
             "ph": "X", "cat": "remote", "name": short(&action.what.output), "pid": run.worker + 1, "tid": run.slot,
             "ts": run.since_us, "dur": run.until_us.unwrap_or(wall_us) - run.since_us, "args": args,

@@ -20,7 +20,7 @@ pub struct Expectation {
 
 fn wall_us(action: &Action) -> Option<u64> {
     let (Some(Outcome::Remote(_)), Some(run)) = (action.outcome, &action.run) else { return None };
-    Some(run.until_us? - run.since_us)
+    run.wall_us()
 }
 
 impl Expectation {
