@@ -2,9 +2,9 @@
 
 configure_cost.py WORK ROUNDS WAYS MPICC_PROXY LIBRARY COMMAND...
     WORK/source is the tree that COMMAND configures, WAYS are words. CPU is user and system time of COMMAND and all below
-    it, as wait4(2) says.
+    it, as wait4(2) says; wall is the time that COMMAND took, without the ranks' start.
 configure_cost.py below FILE COMMAND...
-    Runs COMMAND and writes its CPU seconds to FILE.
+    Runs COMMAND and writes its CPU seconds and its wall time to FILE.
 """
 
 import collections
@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 
 # What a configuration writes that is a result, and knows no time and no process; and config headers.
 RESULTS = ["config.status", "libtool", "Makefile"]
@@ -28,9 +29,10 @@ def cpu_s(command, **options):
 
 
 def below(file, command):
+    start = time.monotonic()
     seconds, code = cpu_s(command)
     with open(file, "w") as out:
-        out.write(str(seconds))
+        out.write(f"{seconds} {time.monotonic() - start}")
     sys.exit(code)
 
 
@@ -62,7 +64,7 @@ class Ways:
         if code != 0:
             sys.exit(f"{name}: status {code}, see {self.path(f'said.{name}')}")
         with open(self.path("cpu")) as file:
-            figures = {"build": float(file.read()), "whole": whole}
+            figures = dict(zip(["build", "wall"], map(float, file.read().split())), whole=whole)
         if name == "session":
             with open(self.path("stats")) as file:
                 stats = json.load(file)
@@ -101,14 +103,16 @@ class Ways:
             sys.exit("no result of the configuration was compared")
 
 
-# What is printed of each way, over the plain build of the same round.
+# What is printed of each way: its sum over what the plain build of the same round took.
 RATIOS = [
-    ("library", "the library, off", ["build"]),
-    ("nobody", "nobody listens", ["build"]),
-    ("session", "session: the build", ["build"]),
-    ("session", "session: the head, which is the build and the dispatcher", ["build", "dispatcher"]),
-    ("session", "session: the head and the workers' compilers", ["build", "dispatcher", "compilers"]),
-    ("session", "session: all that `run` started, launcher and ranks too", ["whole"]),
+    ("library", "the library, off", ["build"], "build"),
+    ("nobody", "nobody listens", ["build"], "build"),
+    ("session", "session: the build", ["build"], "build"),
+    ("session", "session: the head, which is the build and the dispatcher", ["build", "dispatcher"], "build"),
+    ("session", "session: the head and the workers' compilers", ["build", "dispatcher", "compilers"], "build"),
+    ("session", "session: all that `run` started, launcher and ranks too", ["whole"], "build"),
+    ("library", "wall: the library, off", ["wall"], "wall"),
+    ("session", "wall: session", ["wall"], "wall"),
 ]
 
 
@@ -128,9 +132,9 @@ def main():
     for name in wanted:
         counts = found[name][-1].get("counts", {})
         print(f"  {name:8} " + (", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "nothing"))
-    print("CPU over plain, median (and range):")
-    for name, title, parts in RATIOS:
-        ratios = [sum(map(figures.get, parts)) / plain["build"] for figures, plain in zip(found[name], found["plain"])]
+    print("over plain, median (and range), CPU if it does not say wall:")
+    for name, title, parts, base in RATIOS:
+        ratios = [sum(map(figures.get, parts)) / plain[base] for figures, plain in zip(found[name], found["plain"])]
         if ratios:
             print(f"  {title:58} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 

@@ -112,6 +112,11 @@ impl Events {
         }
     }
 
+    /// An invocation runs here, in the process `pid`, of which no more is known.
+    pub fn turned_away(&mut self, action: ActionId, reason: &str, pid: Option<u32>) {
+        self.note_local(action, reason, "", What::default(), pid);
+    }
+
     fn note_local(&mut self, action: ActionId, reason: &str, detail: &str, what: What, pid: Option<u32>) {
         let (reason, detail) = (reason.to_owned(), detail.to_owned());
         self.journal.note(Event::Local { action, reason, detail, what });

@@ -343,9 +343,15 @@ impl Dispatcher {
     fn handle_frame(&mut self, client: ClientId, frame: ToDispatcher) -> Result<()> {
         match frame {
             ToDispatcher::TakesBack => {}
-            ToDispatcher::Hello { .. } => self.note_local(wire::OTHER_VERSION.to_owned()),
+            ToDispatcher::Hello { .. } => {
+                let action = self.new_action();
+                self.events.turned_away(action, wire::OTHER_VERSION, self.clients.pid(client));
+                self.note_local(wire::OTHER_VERSION.to_owned());
+            }
             ToDispatcher::Compile { invocation, place, .. } if invocation.viewpoint != self.viewpoint => {
                 let reason = "other-viewpoint".to_owned();
+                let action = self.new_action();
+                self.events.fell_back(action, &reason, "", &invocation, self.clients.pid(client));
                 let last = ToClient::RunLocally { reason: reason.clone(), detail: String::new() };
                 match place {
                     Place::Slot(user) => self.places.enter(self.peer(client), user, last),

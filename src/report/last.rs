@@ -1,6 +1,6 @@
 //! `explain --last FILE`: what became of the output FILE when it was last made, by the newest event log that knows.
 
-use super::{figures::seconds, load, no_log, the_folder};
+use super::{figures::seconds, load, no_log, plain, the_folder};
 use crate::error::Failure;
 use crate::journal::folder;
 use crate::journal::replay::{Action, Outcome, Session};
@@ -97,7 +97,8 @@ fn sentence(object: &Value) -> String {
         "abandoned" => "abandoned: its build was cancelled".to_owned(),
         _ => "lost: its dispatcher died, and the log does not say where it was made then".to_owned(),
     };
-    format!("{what}{after}\n  {} in session {}\n", text("output"), text("session"))
+    let name = format!("{} in session {}", text("output"), text("session"));
+    format!("{}\n  {}\n", plain(&format!("{what}{after}")), plain(&name))
 }
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ mod tests {
             (2.0, queued(2)),
             (2.0, started(2, 1, "b")),
             (3.0, Event::Retried { action: 2, cause: "rank 1 on alpha: killed".into() }),
-            (3.0, local(2, "rank-trouble", "b.o")),
+            (3.0, local(2, "rank-trouble", "b\u{7}\n.o")),
             (3.0, queued(3)),
         ]);
         let of = |index: usize| sentence(&object(&session, &session.actions[index]));
@@ -125,6 +126,7 @@ mod tests {
              20260101-000000-1\n"
         );
         assert!(of(1).starts_with("local (rank-trouble); before that: rank 1 on alpha: killed\n"), "{}", of(1));
+        assert!(of(1).ends_with("  /build/b??.o in session 20260101-000000-1\n"), "{}", of(1));
         assert!(of(2).starts_with("waiting for a slot\n"));
     }
 }

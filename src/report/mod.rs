@@ -127,6 +127,11 @@ fn write(path: &Path, content: &str) -> Result<(), Failure> {
     written.map_err(|e| Failure::new(exit::CANNOT_CREATE, format!("cannot write {}: {e}", path.display())))
 }
 
+/// Text that came from a log is no way to this terminal.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// The last part of a path, or something in its place.
 pub fn short(path: &str) -> &str {
     let name = path.rsplit('/').next().unwrap_or(path);

@@ -1,7 +1,7 @@
 //! The report for a terminal.
 
 use super::figures::{Compile, Figures, Rank};
-use super::short;
+use super::{plain, short};
 use std::fmt::Write;
 
 /// Of what there may be very many.
@@ -10,14 +10,14 @@ const ROWS_MAX: usize = 10;
 pub fn text(figures: &Figures) -> String {
     let mut text = String::new();
     let f = figures;
-    let command = if f.command.is_empty() { "(mpicc-proxy dispatch)".to_owned() } else { f.command.join(" ") };
+    let command = if f.command.is_empty() { "(mpicc-proxy dispatch)".to_owned() } else { plain(&f.command.join(" ")) };
     let state = match (f.complete, f.status) {
         (true, Some(status)) => format!("status {status}"),
         (true, None) => "ended".into(),
         (false, _) => "not ended".into(),
     };
-    let _ =
-        writeln!(text, "session {}: {command}\n  in {} on {}; {state} after {:.1} s", f.id, f.cwd, f.host, f.wall_s);
+    let [id, cwd, host] = [&f.id, &f.cwd, &f.host].map(|name| plain(name));
+    let _ = writeln!(text, "session {id}: {command}\n  in {cwd} on {host}; {state} after {:.1} s", f.wall_s);
     let _ = writeln!(
         text,
         "  {} remote ({} failed), {} local, {} retried; {:.1} s of compiler CPU, {:.1} at a time; {} slots, {:.0} % busy",
@@ -96,7 +96,7 @@ fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) 
     let mut lines = lines.peekable();
     if lines.peek().is_some() {
         let _ = writeln!(text, "{title}:");
-        lines.for_each(|line| _ = writeln!(text, "  {line}"));
+        lines.for_each(|line| _ = writeln!(text, "  {}", plain(&line)));
     }
 }
 
@@ -138,6 +138,13 @@ slowest: on the rank, waited:
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn names_do_nothing_to_the_terminal() {
+        let text = text(&Figures::of(&small("a\u{1b}[2J\nb")));
+        assert!(text.contains("  a?[2J?b.o  (rank 2"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What `top` shows of a session, on a terminal of any size or as a line. Knows no terminal and no clock.
 
 use crate::journal::replay::{Session, WorkerState};
-use crate::report::{bytes, short};
+use crate::report::{bytes, plain, short};
 use ratatui::Frame;
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -48,11 +48,6 @@ fn fit(text: &str, width: usize) -> String {
     }
     let tail: String = text.chars().skip(length - width.saturating_sub(1)).collect();
     if width == 0 { String::new() } else { format!("…{tail}") }
-}
-
-/// Text that came from a log is no way to this terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn busy(worker: &WorkerState) -> usize {
