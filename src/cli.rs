@@ -75,6 +75,12 @@ A symbolic link to mpicc-proxy that is named like a driver (gcc, g++, clang-14 .
 that is named ccache does so for the compiler behind it (`ccache gcc -c x.c`).";
 
 const RUN_HELP: &str = "\
+Examples:
+  mpicc-proxy run -- make                              a worker on every host of the allocation
+  mpicc-proxy run --workers 4 -- ninja -C build        four workers, wherever the launcher puts them
+  mpicc-proxy run --launcher srun -- make -j16         Slurm starts the ranks; 16 jobs on this machine
+  mpicc-proxy run -- spack install hdf5
+
 One line on stderr tells at the end what ran where.
 
 Exit status:
@@ -89,8 +95,11 @@ Exit status:
 The ranks may take 60 s to start; MPICC_PROXY_START_TIMEOUT_S=N allows more.";
 
 const DISPATCH_HELP: &str = "\
-Start it with an MPI launcher that does not bind ranks to cores, for instance
+Examples:
   mpiexec --bind-to none --map-by node --enable-recovery --oversubscribe -n 9 mpicc-proxy dispatch
+  mpiexec -n 9 mpicc-proxy dispatch --slots 16 --socket ~/build.socket
+
+Start it with an MPI launcher that does not bind ranks to cores.
 Rank 0 must be on the machine where the build runs; one worker per host is best.
 
 Exit status:
@@ -100,6 +109,10 @@ Exit status:
   otherwise that of mpicc-proxy-rank";
 
 const EXEC_HELP: &str = "\
+Examples:
+  mpicc-proxy exec -- gcc -O2 -c x.c
+  make CC=\"mpicc-proxy exec -- gcc\"
+
 A command that is no compiler driver, and any command under MPICC_PROXY=off, is executed as it is.
 
 Exit status:
@@ -108,9 +121,11 @@ Exit status:
   127  there is no COMMAND";
 
 const EXPLAIN_HELP: &str = "\
+Examples:
+  mpicc-proxy explain -- gcc -O2 -c x.c        would this run on a rank
+  mpicc-proxy explain --last build/x.o         where was this made, and why there
+
 Nothing is executed and no dispatcher is needed.
-  mpicc-proxy explain -- gcc -O2 -c x.c
-  mpicc-proxy explain --last build/x.o
 
 Exit status:
   0    explained, whatever the verdict
@@ -118,9 +133,11 @@ Exit status:
   66   no event log knows the FILE of --last";
 
 const REPORT_HELP: &str = "\
+Examples:
   mpicc-proxy report                       what the newest session did
   mpicc-proxy report --html report.html    a page with the timeline of every slot
   mpicc-proxy report --trace trace.json    for ui.perfetto.dev
+  mpicc-proxy report --json                the figures, for programs
 
 Sessions write their events into files in ~/.local/state/mpicc-proxy/sessions (see `run --events`).
 
@@ -131,6 +148,10 @@ Exit status:
   73   a file cannot be written";
 
 const TOP_HELP: &str = "\
+Examples:
+  mpicc-proxy top                          the newest session as it goes on
+  mpicc-proxy top --plain --interval 60    a line a minute, for a batch job's log
+
 It reads what the session writes, and can be started and left at any time; what is left is told where the same command
 was run before.
 
@@ -140,6 +161,10 @@ Exit status:
   66   there is no such session";
 
 const DOCTOR_HELP: &str = "\
+Examples:
+  mpicc-proxy doctor                       in the allocation where a build is to run
+  mpicc-proxy doctor --launcher srun --workers 8
+
 Ranks are started as `run` would start them, say what they see, and end. One finding a line (`ok`, `warning`, `error`,
 a name that is never changed, a sentence), with what follows from it and what to do below it.
 
@@ -152,8 +177,11 @@ Exit status:
 The ranks may take 60 s; MPICC_PROXY_START_TIMEOUT_S=N allows more.";
 
 const SCRIPT_HELP: &str = "\
-The script goes to stdout:
+Examples:
   mpicc-proxy script slurm --nodes 8 --time 1h -- make >build.sbatch && sbatch build.sbatch
+  mpicc-proxy script pbs --nodes 4 --cpus 32 -- ninja >build.pbs && qsub build.pbs
+
+The script goes to stdout.
 
 Exit status:
   0    printed
@@ -161,12 +189,20 @@ Exit status:
   70   this program's own path is not known";
 
 const STATUS_HELP: &str = "\
+Examples:
+  mpicc-proxy status                       compiles by where they ran and why; ranks and hosts
+  mpicc-proxy status --json                all numbers
+
 Exit status:
   0    printed
   2    the command line makes no sense
   69   no dispatcher listens there, or it does not answer";
 
 const STOP_HELP: &str = "\
+Examples:
+  mpicc-proxy stop
+  mpicc-proxy stop --socket ~/build.socket
+
 Compiles that are on a rank then run where their build runs; no build fails.
 
 Exit status:
@@ -423,6 +459,22 @@ mod tests {
 
     fn parse(words: &[&str]) -> Action {
         Cli::try_parse_from([&["mpicc-proxy"], words].concat()).unwrap_or_else(|e| panic!("{words:?}: {e}")).action
+    }
+
+    #[test]
+    fn every_command_has_examples_that_are_understood() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().unwrap().to_string();
+            let examples: Vec<&str> = help.lines().skip_while(|line| *line != "Examples:").skip(1).collect();
+            let of_ours = examples.iter().map_while(|line| line.strip_prefix("  ")).filter_map(|line| {
+                // A comment is two columns away; a shell's words follow.
+                let words = line.split("  ").next()?.split(['>', '"']).next()?;
+                let (_, words) = words.split_once("mpicc-proxy ")?;
+                Some(words.split_whitespace().collect::<Vec<_>>())
+            });
+            let parsed = of_ours.map(|words| format!("{:?}", parse(&words))).count();
+            assert!(parsed > 0, "{}", command.get_name());
+        }
     }
 
     #[test]

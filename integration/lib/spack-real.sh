@@ -83,7 +83,6 @@ done
 name="spack, config:ccache"
 configure installer new
 configure ccache true
-[ -e "$work/front/ccache" ] || { mkdir "$work/front" && ln -s "$mpicc_proxy" "$work/front/ccache"; }
 slots=4
 rm -f "$work/hidden" "$work/clients.log"
 begin --wrap-worker "$hide_it"

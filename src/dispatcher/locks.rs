@@ -4,8 +4,8 @@
 //!
 //! # The sign
 //! A client went without its token, and at once a job that was there all the while has a compile. (Had make been the one
-//! that waited, the job would be new.) After two signs nothing is lent for a while, and jobs are as many as in a build
-//! without us; then one more sign is enough.
+//! that waited, the job would be new; but a new job may also be the first at a lock.) After two signs of three nothing is
+//! lent for a while, and jobs are as many as in a build without us; then one more sign is enough.
 
 use super::broker::JobserverId;
 use std::collections::BTreeMap;
@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 /// A job that waited for the client has its compile within this time.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Chance makes one.
+/// Chance makes one, and hides one.
 const SIGNS: u32 = 2;
+const SIGNS_OF: u32 = 3;
 
 /// How long nothing is lent; twice as long each time, at most [`REST_MAX`].
 const REST: Duration = Duration::from_secs(30);
@@ -26,7 +27,9 @@ struct Suspect {
     gave_up: Instant,
     /// The next compile has told what that meant.
     is_told: bool,
-    signs: u32,
+    /// What was told, a bit each: a sign. The last one is the lowest.
+    told: u32,
+    rests: u32,
     rests_until: Instant,
 }
 
@@ -41,7 +44,7 @@ impl Locks {
     pub fn gave_up(&mut self, jobserver: JobserverId, now: Instant) {
         let is_recent = |at: Instant| now.saturating_duration_since(at) < REST_MAX;
         self.suspects.retain(|_, suspect| is_recent(suspect.gave_up.max(suspect.rests_until)));
-        let new = Suspect { gave_up: now, is_told: false, signs: 0, rests_until: now };
+        let new = Suspect { gave_up: now, is_told: false, told: 0, rests: 0, rests_until: now };
         let suspect = self.suspects.entry(jobserver).or_insert(new);
         (suspect.gave_up, suspect.is_told) = (now, false);
     }
@@ -58,9 +61,12 @@ impl Locks {
         let Some(suspect) = self.suspects.get_mut(&jobserver) else { return true };
         if !std::mem::replace(&mut suspect.is_told, true) {
             let is_sign = now.saturating_duration_since(suspect.gave_up) < AT_ONCE && age() >= patience;
-            suspect.signs = if is_sign { suspect.signs + 1 } else { 0 };
-            if let Some(rests) = suspect.signs.checked_sub(SIGNS) {
-                suspect.rests_until = now + REST.saturating_mul(2u32.saturating_pow(rests)).min(REST_MAX);
+            suspect.told = (suspect.told << 1 | u32::from(is_sign)) & ((1 << SIGNS_OF) - 1);
+            if suspect.told.count_ones() < SIGNS {
+                suspect.rests = 0;
+            } else if is_sign {
+                suspect.rests_until = now + REST.saturating_mul(2u32.saturating_pow(suspect.rests)).min(REST_MAX);
+                suspect.rests += 1;
             }
         }
         suspect.rests_until <= now
@@ -92,6 +98,21 @@ mod tests {
         locks.gave_up(PIPE, start + seconds(41));
         assert!(!at(41, &mut locks) && !at(100, &mut locks) && at(101, &mut locks), "then 60 s");
         assert!(locks.allow((1, 3), || seconds(9), PATIENCE, start + seconds(42)), "another build");
+    }
+
+    #[test]
+    fn a_new_job_that_is_first_at_the_lock_hides_one_sign() {
+        let start = Instant::now();
+        let mut locks = Locks::default();
+        let mut one = |at: u64, age: u64| {
+            locks.gave_up(PIPE, start + seconds(at));
+            locks.allow(PIPE, || seconds(age), PATIENCE, start + seconds(at))
+        };
+        assert_eq!([one(0, 9), one(6, 0), one(12, 9)], [true, true, false]);
+        // After the rest: it takes two again once two were none.
+        assert_eq!([one(50, 0), one(56, 0), one(62, 9), one(68, 9)], [true, true, true, false]);
+        let mut at = |at: u64| locks.allow(PIPE, || seconds(9), PATIENCE, start + seconds(at));
+        assert!(!at(97) && at(98), "30 s, not 60");
     }
 
     #[test]
