@@ -90,6 +90,11 @@ pub fn main() -> ExitCode {
     Client { driver, argv: std::env::args_os().collect(), environment }.run(laps, start_us)
 }
 
+/// Does the user want to hear of it when a compile that was meant for a rank would run here?
+fn may_not_fall_back() -> bool {
+    variable(env::FALLBACK).is_some_and(|value| env::is_forbid(value.as_bytes()))
+}
+
 fn without(mut entries: Vec<Bytes>, names: &[&[u8]]) -> Vec<Bytes> {
     entries.retain(|entry| !names.iter().any(|name| environment::is_named(entry, name)));
     entries
@@ -225,7 +230,12 @@ impl Client {
             return Err(uncounted(SILENT, io::ErrorKind::TimedOut.into()));
         }
         let parse_us = laps.lap_us();
-        let request = ToDispatcher::Compile { invocation: Box::new(invocation), place: self.place(), lent: false };
+        let request = ToDispatcher::Compile {
+            invocation: Box::new(invocation),
+            place: self.place(),
+            lent: false,
+            only_ranks: may_not_fall_back(),
+        };
         let request = CompileRequest { socket, silent, request };
         let Answered { mut connection, ask_us, answer } = request.ask(&mut laps)?;
         let (result, received) = match answer {
@@ -264,7 +274,7 @@ impl Client {
 
     fn fall_back(&self, fallback: &Fallback) -> ExitCode {
         let Fallback { reason, detail, counted } = fallback;
-        if variable(env::FALLBACK).is_some_and(|value| env::is_forbid(value.as_bytes())) {
+        if may_not_fall_back() {
             self.log("forbidden", reason, detail);
             eprintln!(
                 "mpicc-proxy: `{}` was meant for a rank but would run locally ({reason}{}{detail}), which \

@@ -241,8 +241,8 @@ pub enum ToDispatcher {
     /// First frame of every connection; `version` must be [`VERSION`].
     Hello { version: u32 },
     /// Please compile. Meanwhile its place on the head is free for others. `lent`: it was lent through a dispatcher that is
-    /// gone, and is not back.
-    Compile { invocation: Box<Invocation>, place: Place, lent: bool },
+    /// gone, and is not back. `only_ranks`: to run it here would be a failure.
+    Compile { invocation: Box<Invocation>, place: Place, lent: bool, only_ranks: bool },
     /// The client, which hears nothing any more, takes its token back itself. Nothing is answered.
     TakesBack,
     /// For the statistics: this invocation runs locally. With what it takes a slot of the head for, answered by
@@ -929,6 +929,7 @@ pub mod tests {
                 invocation: Box::new(invocation()),
                 place: Place::Slot(SlotUser::Client),
                 lent: true,
+                only_ranks: false,
             },
             b"",
         )

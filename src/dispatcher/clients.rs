@@ -367,7 +367,7 @@ mod tests {
 
     fn compile() -> ToDispatcher {
         let invocation = Box::new(wire::tests::invocation());
-        ToDispatcher::Compile { invocation, place: Place::Slot(SlotUser::Client), lent: false }
+        ToDispatcher::Compile { invocation, place: Place::Slot(SlotUser::Client), lent: false, only_ranks: false }
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl<O: Outside> LocalWork<O> {
         }
     }
 
+    /// Would the user have a slot at once?
+    pub fn is_open_to(&self, user: User) -> bool {
+        self.slots.is_open_to(user)
+    }
+
     /// A compile of the user has a slot on a rank: its slot here, if it has one, is for others meanwhile.
     pub fn lend(&mut self, user: User, action: ActionId) {
         if self.slots.lend(user, action, self.outside.now()) {

@@ -73,6 +73,9 @@ const TIME_MAX_LEAST: Duration = Duration::from_secs(20 * 60);
 /// How long a compile may take of which nothing is known. The longest that people speak of take an hour.
 const TIME_MAX_UNKNOWN: Duration = Duration::from_secs(4 * 60 * 60);
 
+/// What takes no longer than this on a rank is not worth waiting for a slot: a probe of a configure script, say.
+const SHORT: Duration = Duration::from_millis(50);
+
 /// A loop that has not turned for so long was stopped from outside: clients may have given it up.
 const FROZEN: Duration = Duration::from_secs(10);
 
@@ -101,6 +104,8 @@ struct Action {
     client: ClientId,
     invocation: Invocation,
     place: Place,
+    /// To run it here would be a failure.
+    only_ranks: bool,
     toolchain: ToolchainId,
     /// The epoch in which it was assigned: what its record ids mean.
     epoch: u32,
@@ -359,7 +364,7 @@ impl Dispatcher {
                 }
                 self.note_local(reason);
             }
-            ToDispatcher::Compile { invocation, place, lent } => {
+            ToDispatcher::Compile { invocation, place, lent, only_ranks } => {
                 self.tree.ask();
                 let action = self.new_action();
                 self.events.queued(action);
@@ -374,6 +379,7 @@ impl Dispatcher {
                         cost: self.history.cost(&invocation),
                         invocation: *invocation,
                         place,
+                        only_ranks,
                         toolchain: 0,
                         epoch: 0,
                         running: None,
@@ -433,13 +439,31 @@ impl Dispatcher {
             Ok(toolchain) => {
                 state.toolchain = toolchain;
                 let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
-                self.step(Event::Submitted { action, toolchain, demand })
+                self.step(Event::Submitted { action, toolchain, demand })?;
+                self.run_here_if_short(action)
             }
             Err(reason) => {
                 self.run_locally(action, reason);
                 Ok(())
             }
         }
+    }
+
+    /// A short compile that would have to wait for a slot of a rank, and has a place here, is over sooner here. Without
+    /// this, a configure script beside a large build would wait for that build's compiles with each of its probes.
+    fn run_here_if_short(&mut self, action: ActionId) -> Result<()> {
+        let Some(state) = self.actions.get(&action) else { return Ok(()) };
+        let waits = || self.queue.rank_of(action).is_none();
+        let has_place = || self.places.is_at_hand(action, self.peer(state.client), &state.place);
+        let last_time = || match state.cost {
+            Some(cost) => Some(cost.wall),
+            None => self.history.longest_of_name(&state.invocation),
+        };
+        if !state.only_ranks && waits() && has_place() && last_time().is_some_and(|wall| wall <= SHORT) {
+            self.step(Event::Abandoned { action })?;
+            self.run_locally(action, "short".to_owned());
+        }
+        Ok(())
     }
 
     fn step(&mut self, event: Event) -> Result<()> {

@@ -56,6 +56,14 @@ impl<O: Outside + Clone> Places<O> {
         self.tokens.is_lent(action)
     }
 
+    /// Could the action run here at once?
+    pub fn is_at_hand(&self, action: ActionId, peer: Peer, place: &Place) -> bool {
+        match place {
+            Place::Token(_) | Place::FixedToken(_) => !self.is_token_lent(action),
+            Place::Slot(user) => process(*user, peer).is_some_and(|user| self.local.is_open_to(user)),
+        }
+    }
+
     /// The action is over; its client hears `last` as soon as it has its place.
     pub fn finish(&mut self, action: ActionId, peer: Peer, place: &Place, last: ToClient) {
         let slot = match place {

@@ -79,18 +79,20 @@ impl Slots {
         self.users.contains_key(&user) || self.waiting.iter().any(|waiter| waiter.user == user)
     }
 
+    /// Has the user a slot, or is there one for it? Nobody overtakes.
+    pub fn is_open_to(&self, user: User) -> bool {
+        self.users.get(&user) == Some(&State::Held) || self.waiting.is_empty() && self.has_room()
+    }
+
     /// `true`: the user has a slot. `false`: `client` waits for it.
     pub fn enter(&mut self, user: User, client: ClientId, patience: Patience, now: Instant) -> bool {
-        if self.users.get(&user) == Some(&State::Held) {
-            return true;
-        }
-        // Nobody overtakes.
-        if self.waiting.is_empty() && self.has_room() {
+        let is_open = self.is_open_to(user);
+        if !is_open {
+            self.waiting.push_back(Waiter { user, client, patience });
+        } else if self.users.get(&user) != Some(&State::Held) {
             self.give(user, now);
-            return true;
         }
-        self.waiting.push_back(Waiter { user, client, patience });
-        false
+        is_open
     }
 
     /// A compile of the user has a slot on a rank. `true`: it had one here, which is free now.

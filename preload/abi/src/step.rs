@@ -8,7 +8,7 @@
 //! compares). The answer is a frame, too; its head is one word, or two where the second is a number.
 
 /// Version of the clients' protocol.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Digits of a step's id, with leading zeros.
 pub const DIGITS: usize = 10;

@@ -17,9 +17,10 @@ mod subject;
 
 use crate::dispatcher::files::{HeadTree, PathId};
 use crate::driver::toolchain::readings::{Earlier, Use};
-use crate::wire::Invocation;
+use crate::wire::{Bytes, Invocation};
 pub use costs::Cost;
 use database::{BYTES_MAX, Database, Note};
+use mpicc_proxy_abi::driver as names;
 use predict::{Guess, Knowledge, Name};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ const ASKED_MAX: usize = 8192;
 
 /// Most paths that travel along with one answer: less than a millisecond of the head's.
 const CARRIED_MAX: usize = 256;
+
+/// Most file names of sources whose durations are kept.
+const NAMES_MAX: usize = 65_536;
 
 /// Siblings that have finished and are enough to go by; until then, running ones are listened to as well.
 const FINISHED_ENOUGH: usize = 8;
@@ -71,6 +75,8 @@ pub struct History {
     database: Option<Database>,
     knowledge: Knowledge,
     asked: HashMap<Scope, Asked>,
+    /// By the file name of the source.
+    longest: HashMap<Bytes, Duration>,
     /// The head's name for each of ours, and the other way round.
     heads: Vec<Option<PathId>>,
     names: Vec<Option<Name>>,
@@ -85,6 +91,7 @@ impl History {
             database: file.map(|file| Database::open(file, BYTES_MAX)),
             knowledge: Knowledge::default(),
             asked: HashMap::new(),
+            longest: HashMap::new(),
             heads: Vec::new(),
             names: Vec::new(),
             recorded: Vec::new(),
@@ -197,8 +204,19 @@ impl History {
         self.knowledge.costs.get(&subject::action_key(invocation)).copied()
     }
 
+    /// The longest that sources of this file name took in this session: the probes of configure scripts are all named
+    /// alike.
+    pub fn longest_of_name(&self, invocation: &Invocation) -> Option<Duration> {
+        self.longest.get(names::base_name(&Origin::of(invocation).source)).copied()
+    }
+
     /// Takes note of what an action took.
     pub fn learn_cost(&mut self, running: &Running, cost: Cost) {
+        let name = names::base_name(&running.subject.origin.source);
+        if self.longest.len() < NAMES_MAX || self.longest.contains_key(name) {
+            let longest = self.longest.entry(name.to_vec()).or_default();
+            *longest = cost.wall.max(*longest);
+        }
         let key = running.subject.key;
         let known = self.knowledge.costs.get(&key);
         if known.is_none_or(|known| !known.resembles(cost)) {

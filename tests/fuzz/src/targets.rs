@@ -159,7 +159,8 @@ fn result() -> ActionResult {
 
 fn requests() -> Vec<ToDispatcher> {
     let jobserver = Jobserver { id: (1, 2), read: b"/proc/7/fd/3".to_vec(), write: b"/f".to_vec(), job: (8, 9) };
-    let compile = |place| ToDispatcher::Compile { invocation: Box::new(invocation()), place, lent: true };
+    let compile =
+        |place| ToDispatcher::Compile { invocation: Box::new(invocation()), place, lent: true, only_ranks: false };
     vec![
         ToDispatcher::Hello { version: wire::VERSION },
         compile(Place::Token(jobserver)),
