@@ -52,18 +52,28 @@ pub fn own_socket_path() -> PathBuf {
 
 /// Where what compiles use is kept: `given` (an option), else `$MPICC_PROXY_HISTORY`, else a file in
 /// `$XDG_CACHE_HOME/mpicc-proxy` or `~/.cache/mpicc-proxy`. `None`: nowhere, because `off` or `0` says so or there is no
-/// home directory. An empty variable counts as absent, and so does a relative one where a directory is meant (XDG).
+/// home directory. An empty variable counts as absent.
 pub fn history_file(given: Option<&Path>, variable: impl Fn(&OsStr) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name: &str| variable(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let directory = |name: &str| set(name).filter(|path| path.is_absolute());
-    match given.map(Path::to_path_buf).or_else(|| set(HISTORY_VARIABLE)) {
+    match given.map(Path::to_path_buf).or_else(|| set(&variable, HISTORY_VARIABLE)) {
         Some(file) if abi::env::is_off(file.as_os_str().as_bytes()) => None,
         Some(file) => Some(file),
-        None => {
-            let cache = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
-            Some(cache.join("mpicc-proxy").join(HISTORY_NAME))
-        }
+        None => Some(own_folder(&variable, "XDG_CACHE_HOME", ".cache")?.join(HISTORY_NAME)),
     }
+}
+
+/// The value of an environment variable that is not empty.
+pub fn set(variable: impl Fn(&OsStr) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    variable(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder for our files of some kind: in that of the XDG Base Directory Specification, the value of `name` or
+/// `fallback` in the home directory. A relative path counts as absent, and so does a home directory that does not exist:
+/// builds that must not have one name such a folder on purpose, and check that it stays so.
+pub fn own_folder(variable: impl Fn(&OsStr) -> Option<OsString>, name: &str, fallback: &str) -> Option<PathBuf> {
+    let directory = |name: &str| set(&variable, name).filter(|path| path.is_absolute());
+    let home = || directory("HOME").filter(|home| home.is_dir());
+    let base = directory(name).or_else(|| Some(home()?.join(fallback)))?;
+    Some(base.join("mpicc-proxy"))
 }
 
 /// The file that says that the dispatcher on `socket` is stuck: made by a client that waited for it in vain, so that
@@ -286,14 +296,15 @@ mod tests {
     #[test]
     fn history_files() {
         type Variables = &'static [(&'static str, &'static str)];
-        let table: [(Option<&str>, Variables, Option<&str>); 8] = [
+        let table: [(Option<&str>, Variables, Option<&str>); 9] = [
             (Some("/f"), &[("MPICC_PROXY_HISTORY", "/g")], Some("/f")),
             (Some("off"), &[("MPICC_PROXY_HISTORY", "/g")], None),
             (None, &[("MPICC_PROXY_HISTORY", "g"), ("HOME", "/h")], Some("g")),
             (None, &[("MPICC_PROXY_HISTORY", "off"), ("HOME", "/h")], None),
             (None, &[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")], Some("/c/mpicc-proxy/history-1.sqlite")),
-            (None, &[("XDG_CACHE_HOME", "c"), ("HOME", "/h")], Some("/h/.cache/mpicc-proxy/history-1.sqlite")),
-            (None, &[("MPICC_PROXY_HISTORY", ""), ("HOME", "/h")], Some("/h/.cache/mpicc-proxy/history-1.sqlite")),
+            (None, &[("XDG_CACHE_HOME", "c"), ("HOME", "/usr")], Some("/usr/.cache/mpicc-proxy/history-1.sqlite")),
+            (None, &[("MPICC_PROXY_HISTORY", ""), ("HOME", "/usr")], Some("/usr/.cache/mpicc-proxy/history-1.sqlite")),
+            (None, &[("HOME", "/nonexistent/home")], None),
             (None, &[], None),
         ];
         for (given, environment, expected) in table {

@@ -244,6 +244,11 @@ impl Queue {
         self.ranks.values().map(|rank| rank.slots).sum()
     }
 
+    /// Has every rank as much to do as it may?
+    pub fn is_busy(&self) -> bool {
+        self.ranks.values().all(|rank| rank.free() == 0)
+    }
+
     /// The rank that works on `action`.
     pub fn rank_of(&self, action: ActionId) -> Option<Rank> {
         match self.actions.get(&action)?.place {

@@ -1,5 +1,6 @@
 //! Where event logs are, how sessions are named, and which of them stay.
 
+use crate::paths;
 use mpicc_proxy_abi::env::is_off;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,17 +20,12 @@ const EARLIER_MAX: usize = 200;
 
 /// Folder of event logs: `$MPICC_PROXY_EVENTS`, else `sessions` in `$XDG_STATE_HOME/mpicc-proxy`, else in
 /// `~/.local/state/mpicc-proxy`. `None`: nowhere, because `off` or `0` says so or there is no home directory. An empty
-/// variable counts as absent, and so does a relative one where XDG or a home directory is meant.
+/// variable counts as absent.
 pub fn folder(variable: impl Fn(&OsStr) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name: &str| variable(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let directory = |name: &str| set(name).filter(|path| path.is_absolute());
-    match set(VARIABLE) {
+    match paths::set(&variable, VARIABLE) {
         Some(folder) if is_off(folder.as_os_str().as_bytes()) => None,
         Some(folder) => Some(folder),
-        None => {
-            let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
-            Some(state.join("mpicc-proxy/sessions"))
-        }
+        None => Some(paths::own_folder(&variable, "XDG_STATE_HOME", ".local/state")?.join("sessions")),
     }
 }
 
@@ -118,12 +114,14 @@ mod tests {
             folder(|name| set.iter().find(|(given, _)| name == *given).map(|(_, value)| value.into()))
         };
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&[("HOME", "/h")]), Some("/h/.local/state/mpicc-proxy/sessions".into()));
-        assert_eq!(of(&[("HOME", "/h"), ("XDG_STATE_HOME", "s")]), Some("/h/.local/state/mpicc-proxy/sessions".into()));
+        assert_eq!(of(&[("HOME", "/usr")]), Some("/usr/.local/state/mpicc-proxy/sessions".into()));
+        assert_eq!(of(&[("HOME", "/nonexistent/home")]), None);
+        let relative = of(&[("HOME", "/usr"), ("XDG_STATE_HOME", "s")]);
+        assert_eq!(relative, Some("/usr/.local/state/mpicc-proxy/sessions".into()));
         assert_eq!(of(&[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]), Some("/s/mpicc-proxy/sessions".into()));
         assert_eq!(of(&[("HOME", "/h"), (VARIABLE, "rel")]), Some("rel".into()));
         assert_eq!(of(&[("HOME", "/h"), (VARIABLE, "off")]), None);
-        assert_eq!(of(&[("HOME", "/h"), (VARIABLE, "")]), Some("/h/.local/state/mpicc-proxy/sessions".into()));
+        assert_eq!(of(&[("HOME", "/usr"), (VARIABLE, "")]), Some("/usr/.local/state/mpicc-proxy/sessions".into()));
     }
 
     #[test]
