@@ -87,7 +87,7 @@ Exit status:
   that of COMMAND; 128+N if signal N killed it
   2    the command line makes no sense
   70   the ranks could not be started; COMMAND was not run
-  73   the file of --stats cannot be written; COMMAND was not run
+  73   the file of --stats or --events cannot be written; COMMAND was not run
   126  COMMAND cannot be executed
   127  there is no COMMAND
   130  Ctrl-C (128+N: signal N) while the ranks were starting; COMMAND was not run

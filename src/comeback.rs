@@ -44,13 +44,6 @@ impl Drop for Promise {
     }
 }
 
-/// Did somebody make the promise who died since? (One who is just making it has a file of now.)
-pub fn is_broken(socket: &Path) -> bool {
-    const MAKING: Duration = Duration::from_secs(60);
-    let made = std::fs::metadata(paths::promise_mark(socket)).and_then(|mark| mark.modified());
-    made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MAKING)) && !is_promised(socket)
-}
-
 /// Is somebody there to start the ranks again?
 fn is_promised(socket: &Path) -> bool {
     let Ok(file) = File::open(paths::promise_mark(socket)) else { return false };
@@ -99,23 +92,6 @@ mod tests {
         drop(promise);
         assert!(!is_promised(&socket));
         assert!(!wait(&socket), "whoever listens there now will not be replaced");
-    }
-
-    #[test]
-    fn a_promise_is_broken_by_death() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("s");
-        let earlier = std::time::SystemTime::now() - Duration::from_secs(3600);
-        let age = || File::open(paths::promise_mark(&socket)).unwrap().set_modified(earlier).unwrap();
-        assert!(!is_broken(&socket), "nobody promised anything");
-        let promise = Promise::make(&socket).unwrap();
-        age();
-        assert!(!is_broken(&socket), "it is kept");
-        drop(promise);
-        File::create(paths::promise_mark(&socket)).unwrap();
-        assert!(!is_broken(&socket), "it may just be made");
-        age();
-        assert!(is_broken(&socket));
     }
 
     #[test]

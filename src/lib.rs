@@ -37,6 +37,7 @@ pub mod manual;
 pub mod masquerade;
 pub mod paths;
 pub mod pidfd;
+pub mod private_folder;
 pub mod probe;
 pub mod publish;
 pub mod ranks;

@@ -27,12 +27,8 @@ pub fn as_ccache(argv0: &OsStr) -> bool {
     abi::driver::base_name(argv0.as_bytes()) == b"ccache"
 }
 
-/// What is asked of a cache itself, and can be answered by one that keeps nothing.
-const CACHE_OPTIONS: [&str; 10] =
-    ["--version", "-V", "--help", "-h", "--show-stats", "-s", "--zero-stats", "-z", "--clear", "-C"];
-
-/// As [`exec`], for what stands behind the name of a compiler cache. What is not a compile but asked of the cache gets the
-/// sentence that says who is there.
+/// As [`exec`], for what stands behind the name of a compiler cache. What is not a compile but asked of the cache (its size,
+/// its statistics) gets the sentence that says who is there: nothing of it concerns one that keeps nothing.
 ///
 /// # Errors
 /// Always, when it returns at all and was not asked for something about itself.
@@ -44,8 +40,8 @@ pub fn exec_as_ccache(arguments: &[OsString]) -> Result<String, Failure> {
     );
     match arguments.first() {
         Some(first) if !first.as_bytes().starts_with(b"-") => Err(exec(arguments)),
-        Some(first) if CACHE_OPTIONS.iter().any(|known| first == known) => Ok(format!("{sentence}\n")),
-        _ => Err(Failure::new(crate::error::exit::USAGE, sentence)),
+        Some(_) => Ok(format!("{sentence}\n")),
+        None => Err(Failure::new(crate::error::exit::USAGE, sentence)),
     }
 }
 
@@ -57,7 +53,7 @@ pub fn exec(argv: &[OsString]) -> Failure {
     // Called by its own name with a path (a symbolic link in a build's compiler setting): the path leads back here.
     let mut found = find(argv0);
     if found.is_err() && argv0.as_bytes().contains(&b'/') {
-        found = find(OsStr::from_bytes(abi::driver::base_name(argv0.as_bytes())));
+        found = find(OsStr::from_bytes(abi::driver::base_name(argv0.as_bytes()))).or(found);
     }
     let path = match found {
         Ok(path) => path,

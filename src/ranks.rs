@@ -2,13 +2,13 @@
 //! are made to go, and to come again. How a launcher is called is [`launcher`]'s business, and when it is called again that
 //! of [`crate::upkeep`].
 
-use crate::comeback;
 use crate::environment::{self, apply, variable};
 use crate::error::{Failure, exit};
 use crate::journal;
 use crate::launcher::{self, Choice, Family, Launcher, Plan};
-use crate::paths::{self, Installation, SOCKET_PATH_BYTES_MAX};
+use crate::paths::{self, Installation};
 use crate::pidfd;
+use crate::private_folder::PrivateFolder;
 use crate::session;
 use crate::signals::Signals;
 use crate::size::Size;
@@ -20,21 +20,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{io, mem};
-use tempfile::TempDir;
 
 /// How long the ranks may take to get ready. An mpiexec over ssh to a few hundred hosts takes some 20 s.
 const START_TIMEOUT_S: u64 = 60;
 /// Overrides [`START_TIMEOUT_S`].
 const START_TIMEOUT_VARIABLE: &str = "MPICC_PROXY_START_TIMEOUT_S";
-/// With this begins the name of a session's directory.
-const DIRECTORY_PREFIX: &str = "mpicc-proxy.";
-const SOCKET_NAME: &str = "socket";
+/// In the folder of the session.
+pub const SOCKET_NAME: &str = "socket";
 /// The file in which rank 0 says that all are ready.
 const READY_NAME: &str = "ready";
 /// The file of what the ranks and their launcher write.
@@ -50,7 +48,7 @@ const LOG_SHOWN_BYTES_MAX: u64 = 64 << 10;
 
 /// The ranks of a session, from launcher to end.
 pub struct Ranks {
-    directory: TempDir,
+    directory: PrivateFolder,
     pub socket: PathBuf,
     plan: Plan,
     launcher: Child,
@@ -84,7 +82,7 @@ impl Ranks {
         installation.client().map_err(Failure::no_ranks)?;
         let start_timeout_s = start_timeout_s()?;
         let wrap = options.launch.wrap()?;
-        let directory = private_directory().map_err(Failure::no_ranks)?;
+        let directory = PrivateFolder::make(SOCKET_NAME).map_err(Failure::no_ranks)?;
         let rank_options = RankOptions {
             socket: Some(socket_in(&directory)),
             slots: options.slots,
@@ -127,7 +125,12 @@ impl Ranks {
     ///
     /// # Errors
     /// A sentence: it cannot be executed.
-    pub fn launch(plan: Plan, directory: TempDir, start_timeout_s: u64, signals: &Signals) -> Result<Ranks, String> {
+    pub fn launch(
+        plan: Plan,
+        directory: PrivateFolder,
+        start_timeout_s: u64,
+        signals: &Signals,
+    ) -> Result<Ranks, String> {
         let line = launcher::command_line(&plan);
         let launcher = spawn_launcher(&line, &log_path(&directory), signals)?;
         Ok(Ranks {
@@ -265,14 +268,7 @@ impl Ranks {
 
     /// Removes all but the log, and returns its path.
     pub fn keep_log(self) -> String {
-        let directory = self.directory.keep();
-        let log = directory.join(LOG_NAME);
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if entry.path() != log {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        log.display().to_string()
+        self.directory.keep(LOG_NAME).display().to_string()
     }
 
     /// The file of what the ranks and their launcher write.
@@ -289,15 +285,15 @@ impl Ranks {
     }
 }
 
-fn ready_file(directory: &TempDir) -> PathBuf {
+fn ready_file(directory: &PrivateFolder) -> PathBuf {
     directory.path().join(READY_NAME)
 }
 
-fn log_path(directory: &TempDir) -> PathBuf {
+fn log_path(directory: &PrivateFolder) -> PathBuf {
     directory.path().join(LOG_NAME)
 }
 
-fn socket_in(directory: &TempDir) -> PathBuf {
+fn socket_in(directory: &PrivateFolder) -> PathBuf {
     directory.path().join(SOCKET_NAME)
 }
 
@@ -311,44 +307,6 @@ pub fn start_timeout_s() -> Result<u64, Failure> {
         let sentence = format!("{START_TIMEOUT_VARIABLE}={} is not a number of seconds", value.display());
         Failure::new(exit::USAGE, sentence)
     })
-}
-
-/// A directory for the session, mode 0700, under a name short enough for a socket in it. Removes those beside it whose
-/// sessions were killed.
-///
-/// # Errors
-/// A sentence: where it was tried, and why in vain.
-pub fn private_directory() -> Result<TempDir, String> {
-    let runtime = variable(b"XDG_RUNTIME_DIR").map(PathBuf::from);
-    let mut tried = Vec::new();
-    for base in runtime.into_iter().chain([PathBuf::from("/tmp")]) {
-        remove_abandoned(&base);
-        let made = tempfile::Builder::new()
-            .prefix(DIRECTORY_PREFIX)
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(&base);
-        match made {
-            Ok(directory) if socket_in(&directory).as_os_str().len() <= SOCKET_PATH_BYTES_MAX => {
-                return Ok(directory);
-            }
-            Ok(_) => tried.push(format!("{} is too long for a socket", base.display())),
-            Err(e) => tried.push(format!("{}: {e}", base.display())),
-        }
-    }
-    Err(format!("cannot make a directory for the session: {}", tried.join("; ")))
-}
-
-/// Removes what sessions of ours left in `base` that were killed.
-fn remove_abandoned(base: &Path) {
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let is_ours = || entry.metadata().is_ok_and(|facts| facts.is_dir() && facts.uid() == geteuid().as_raw());
-        if entry.file_name().as_bytes().starts_with(DIRECTORY_PREFIX.as_bytes())
-            && is_ours()
-            && comeback::is_broken(&entry.path().join(SOCKET_NAME))
-        {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 /// What a command on the ranks' side prints. One that takes long is ended, and what it printed until then counts.

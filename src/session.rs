@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let installation = Installation::of_this_program().map_err(Failure::no_ranks)?;
     let library = installation.library().map_err(Failure::no_ranks)?;
     let log = Log::begin(options.events.as_deref(), &options.command)?;
-    let ranks = Ranks::start(options, &installation, log.file(), &signals).inspect_err(|_| log.remove())?;
+    let ranks = Ranks::start(options, &installation, log.file(), &signals).inspect_err(|e| log.abandon(e.status))?;
     let mut upkeep = Upkeep::new(ranks, options.relaunches, &signals);
     let mut changes = environment::of_command(
         environment::variable(abi::env::LD_PRELOAD).as_deref().map(OsStrExt::as_bytes),

@@ -609,15 +609,12 @@ fn a_symbolic_link_named_ccache_is_an_exec_of_what_follows() {
     assert_eq!(line[0], "tool");
     assert!(!environment.iter().any(|entry| entry.starts_with("MPICC_PROXY_DRIVER")));
     // Whoever asks for a cache hears that there is none.
-    for option in ["--version", "-s", "-z"] {
-        let output = output(place.program("masks/ccache", &[option]).arg0("ccache"));
-        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{option}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("mpicc-proxy"), "{option}");
-    }
-    for arguments in [&[][..], &["--get-config", "cache_dir"]] {
+    for arguments in [&["--version"][..], &["-sv"], &["-M", "2G"], &["--get-config", "cache_dir"]] {
         let output = output(place.program("masks/ccache", arguments).arg0("ccache"));
-        assert_sentence(&output, 2, "nothing is cached");
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("mpicc-proxy"), "{arguments:?}");
     }
+    assert_sentence(&output(place.program("masks/ccache", &[]).arg0("ccache")), 2, "nothing is cached");
 }
 
 #[test]
@@ -860,7 +857,9 @@ fn events_of_a_session() {
         (&["report", "--session", "nope"][..], "there is no event log of a session nope in "),
         (&["top", "--session", "nope"], "there is no event log of a session nope in "),
         (&["report", "--events", "/bin/true"], "cannot read the events in /bin/true: it is no event log"),
-        (&["explain", "--last", "x.o"], "knows x.o: it was not made by a compiler below mpicc-proxy, or long ago"),
+        (&["explain", "--last", "x.o"], "has x.o as the (first) output of a compiler: it was not made by one"),
+        (&["report", "--session", "../nope"], "there is no event log of a session ../nope in "),
+        (&["report", "--events", "/dev/zero"], "cannot read the events in /dev/zero: it is not a regular file"),
     ] {
         assert_sentence(&asked(arguments), 66, sentence);
     }
@@ -868,6 +867,27 @@ fn events_of_a_session() {
     assert_sentence(&off, 66, "no event logs are kept");
     let unwritable = asked(&["report", "--html", "/nonexistent/page"]);
     assert_sentence(&unwritable, 73, "cannot write /nonexistent/page: ");
+    for same in [&["--html", &own][..], &["--html", &page, "--trace", &page]] {
+        let onto_itself = asked(&[&["report", "--events", &own][..], same].concat());
+        assert_sentence(&onto_itself, 73, "it is the event log, or what was just written");
+    }
+    assert_eq!(fs::read_to_string(&own).unwrap().lines().count(), 2);
+
+    // What is no log is neither waited for, nor written to, nor removed, nor taken for the newest session.
+    let fifo = place.at("events").join("20991231-235959-1.jsonl");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(place.at("events").join("20991231-235959-2.jsonl"), "").unwrap();
+    assert_eq!(stdout(&asked(&["report"])), stdout(&newest));
+    for path in [&*fifo.display().to_string(), "/dev/null"] {
+        let irregular = output(&mut place.command(&["run", "--events", path, "true"]));
+        assert_sentence(&irregular, 73, &format!("cannot write events to {path}: it is not a regular file"));
+        assert!(fs::symlink_metadata(path).is_ok());
+    }
+    fs::write(&own, "precious\n").unwrap();
+    fs::write(place.at("mode"), "fail").unwrap();
+    let unstarted = output(&mut place.command(&["run", "--relaunches", "0", "--events", &own, "true"]));
+    assert_eq!(unstarted.status.code(), Some(70), "{unstarted:?}");
+    assert!(fs::read_to_string(&own).unwrap().contains(r#""event":"end","status":70"#));
 }
 
 #[test]

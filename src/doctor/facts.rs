@@ -8,6 +8,7 @@ use crate::environment::{self, variable};
 use crate::error::{Failure, exit};
 use crate::launcher::{self, Allocation, Family, Launcher};
 use crate::paths::Installation;
+use crate::private_folder::PrivateFolder;
 use crate::probe::{self, Seen};
 use crate::ranks::{self, LaunchOptions, Ranks};
 use crate::signals::Signals;
@@ -139,7 +140,7 @@ impl Facts {
         let set = |name: &str| variable(name.as_bytes()).map(|value| value.to_string_lossy().into_owned());
         let installation = Installation::of_this_program().map_err(|e| Failure::new(exit::NO_RANKS, e.to_string()))?;
         let parts = [installation.rank(), installation.client(), installation.library()];
-        let directory = ranks::private_directory();
+        let directory = PrivateFolder::make(ranks::SOCKET_NAME);
         let libraries_not_found = match (&parts[0], &directory) {
             (Ok(rank), Ok(directory)) => libraries_not_found(rank, directory.path(), signals),
             _ => Vec::new(),
@@ -188,7 +189,7 @@ fn start(
     options: &LaunchOptions,
     wrap: Vec<OsString>,
     rank: Vec<OsString>,
-    directory: tempfile::TempDir,
+    directory: PrivateFolder,
     signals: &Signals,
     patience: Duration,
 ) -> Result<Result<Start, Obstacle>, Failure> {

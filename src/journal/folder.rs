@@ -1,8 +1,10 @@
 //! Where event logs are, how sessions are named, and which of them stay.
 
+use super::file;
 use crate::paths;
 use mpicc_proxy_abi::env::is_off;
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use std::{fs, io};
 pub const VARIABLE: &str = "MPICC_PROXY_EVENTS";
 
 const SUFFIX: &str = ".jsonl";
+
+/// In the first line of every log.
+const FIRST_EVENT: &[u8] = br#""event":"session""#;
 
 /// What the logs of earlier sessions may fill, and how many stay. The oldest go first.
 const EARLIER_BYTES_MAX: u64 = 256 << 20;
@@ -72,6 +77,19 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     // Names begin with the time.
     files.sort_unstable_by(|a, b| b.cmp(a));
     Ok(files)
+}
+
+/// The newest log in `folder` that has a beginning.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    files(folder).ok()?.into_iter().find(|path| is_begun(path))
+}
+
+fn is_begun(path: &Path) -> bool {
+    /// Where the first line of a session says what it is.
+    const HEAD_BYTES: u64 = 64;
+    let mut head = Vec::new();
+    let read = file::read(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+    read.is_ok() && head.windows(FIRST_EVENT.len()).any(|part| part == FIRST_EVENT)
 }
 
 /// `20260131-235959-4711`: UTC, and the process that names it.

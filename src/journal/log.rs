@@ -1,14 +1,18 @@
 //! The first and the last line of a session's event log, and where it is: what `run` has to do with it.
 
-use super::{Event, Journal, folder};
+use super::writer::{Journal, line, unix_us};
+use super::{Event, file, folder};
 use crate::error::{Failure, exit};
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The event log of a session, if there is one.
 pub struct Log {
-    file: Option<PathBuf>,
+    /// Open as long as the session lasts, so that readers see that it does.
+    file: Option<(PathBuf, File)>,
     /// It is where `report` looks for it.
     is_usual: bool,
 }
@@ -20,48 +24,61 @@ impl Log {
     /// The file that the user named cannot be written. That of a usual place is not worth a build.
     pub fn begin(given: Option<&Path>, command: &[OsString]) -> Result<Log, Failure> {
         let is_usual = given.is_none();
-        let mut file = folder::new_file(given, folder::own_folder());
-        if let Some(path) = &file {
-            let begun = File::create(path).and_then(|_| Journal::open(path));
-            match begun {
-                Ok(mut journal) => {
-                    journal.note(Event::session(path, command));
-                    journal.close();
-                }
-                Err(_) if is_usual => file = None,
-                Err(e) => {
-                    let sentence = format!("cannot write events to {}: {e}", path.display());
-                    return Err(Failure::new(exit::CANNOT_CREATE, sentence));
-                }
+        let Some(path) = folder::new_file(given, folder::own_folder()) else {
+            return Ok(Log { file: None, is_usual });
+        };
+        match begin(&path, command) {
+            Ok(file) => Ok(Log { file: Some((path, file)), is_usual }),
+            Err(_) if is_usual => Ok(Log { file: None, is_usual }),
+            Err(e) => {
+                let sentence = format!("cannot write events to {}: {e}", path.display());
+                Err(Failure::new(exit::CANNOT_CREATE, sentence))
             }
         }
-        Ok(Log { file, is_usual })
     }
 
     pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+        self.file.as_ref().map(|(path, _)| &**path)
     }
 
-    /// Nothing happened.
-    pub fn remove(&self) {
-        if let Some(file) = &self.file {
-            let _ = std::fs::remove_file(file);
+    /// Nothing was built; `status` is that of `run`. A file that the user named stays.
+    pub fn abandon(&self, status: u8) {
+        match &self.file {
+            Some((path, _)) if self.is_usual => _ = fs::remove_file(path),
+            _ => self.end(status),
         }
     }
 
     pub fn end(&self, status: u8) {
-        if let Some(mut journal) = self.file().and_then(|file| Journal::open(file).ok()) {
+        let journal = |(_, file): &(PathBuf, File)| Journal::to(file.try_clone().ok()?).ok();
+        if let Some(mut journal) = self.file.as_ref().and_then(journal) {
             journal.note(Event::End { status: Some(status) });
             journal.close();
         }
     }
 
-    /// An appendix to the session's sentence.
+    /// An appendix to the session's sentence, if the log is still where it was.
     pub fn hint(&self) -> String {
-        match (&self.file, self.is_usual) {
-            (Some(file), true) => format!("; mpicc-proxy report --session {}", folder::id_of(file)),
-            (Some(file), false) => format!("; mpicc-proxy report --events {}", file.display()),
-            (None, _) => String::new(),
+        let Some((path, file)) = &self.file else { return String::new() };
+        let identity = |facts: fs::Metadata| (facts.dev(), facts.ino());
+        match (fs::metadata(path).map(identity), file.metadata().map(identity)) {
+            (Ok(there), Ok(ours)) if there == ours && self.is_usual => {
+                format!("; mpicc-proxy report --session {}", folder::id_of(path))
+            }
+            (Ok(there), Ok(ours)) if there == ours => format!("; mpicc-proxy report --events {}", path.display()),
+            _ => String::new(),
         }
     }
+}
+
+/// A log that has its first line, or is not there.
+fn begin(path: &Path, command: &[OsString]) -> io::Result<File> {
+    let is_new = !path.exists();
+    let mut file = file::begin(path)?;
+    file.write_all(&line(unix_us(), Event::session(path, command))).inspect_err(|_| {
+        if is_new {
+            let _ = fs::remove_file(path);
+        }
+    })?;
+    Ok(file)
 }

@@ -14,6 +14,7 @@
 //! After [`SESSION_BYTES_MAX`] a `full`, and then nothing of single actions. Old sessions go when new ones begin
 //! ([`folder`]).
 
+pub mod file;
 pub mod folder;
 mod log;
 pub mod replay;
@@ -24,7 +25,6 @@ pub use writer::{DELAY, Journal};
 
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -181,7 +181,7 @@ pub fn is_over(file: &Path) -> bool {
     /// More than the last line of a session.
     const LAST_BYTES: u64 = 256;
     let tail = || {
-        let mut file = File::open(file)?;
+        let mut file = file::read(file)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
         let mut bytes = Vec::new();

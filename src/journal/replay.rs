@@ -2,7 +2,7 @@
 //!
 //! Times are microseconds since the session began.
 
-use super::{Counts, Event, Exit, Figures, Line, What, Worker};
+use super::{Counts, Event, Exit, Figures, Line, What, Worker, file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,6 +29,8 @@ pub struct Session {
     /// When it was heard of last.
     pub now_us: u64,
     pub end: Option<End>,
+    /// It has no end, and nobody writes any more.
+    pub is_dead: bool,
     pub workers: Vec<WorkerState>,
     /// In the order in which they were heard of first.
     pub actions: Vec<Action>,
@@ -352,7 +354,7 @@ impl Follower {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Follower> {
-        Ok(Follower { file: File::open(path)?, rest: Vec::new() })
+        Ok(Follower { file: file::read(path)?, rest: Vec::new() })
     }
 
     /// Takes all that is there by now; returns whether there was something.
@@ -360,6 +362,14 @@ impl Follower {
     /// # Errors
     /// The file cannot be read.
     pub fn read(&mut self, session: &mut Session) -> io::Result<bool> {
+        // Before it is read: who goes while it is has written all.
+        let is_written = file::is_written(&self.file);
+        let any = self.read_all(session)?;
+        session.is_dead = session.end.is_none() && !is_written;
+        Ok(any)
+    }
+
+    fn read_all(&mut self, session: &mut Session) -> io::Result<bool> {
         let mut any = false;
         loop {
             let before = self.rest.len();

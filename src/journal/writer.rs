@@ -1,8 +1,8 @@
 //! Appends events to a session's log. The file may be on a file system that stalls, and the dispatcher must not: a thread
 //! writes, and what it cannot keep up with is dropped, whole lines at a time.
 
-use super::{Event, Line, SESSION_BYTES_MAX};
-use std::fs::OpenOptions;
+use super::{Event, Line, SESSION_BYTES_MAX, file};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,6 +32,17 @@ pub struct Journal {
     started_us: u64,
 }
 
+/// One line, at a Unix time.
+pub fn line(at_us: u64, event: Event) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(&Line { at_us, event }).expect("events are numbers and strings");
+    bytes.push(b'\n');
+    bytes
+}
+
+pub fn unix_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+}
+
 struct Thread {
     sender: SyncSender<Vec<u8>>,
     handle: JoinHandle<()>,
@@ -50,7 +61,14 @@ impl Journal {
     /// # Errors
     /// The file cannot be opened for appending.
     pub fn open(file: &Path) -> io::Result<Journal> {
-        let mut file = OpenOptions::new().append(true).create(true).open(file)?;
+        Journal::to(file::append(file)?)
+    }
+
+    /// Appends to a log that is open.
+    ///
+    /// # Errors
+    /// Its size cannot be told, or there is no thread to be had.
+    pub fn to(mut file: File) -> io::Result<Journal> {
         let bytes = file.metadata()?.len();
         let (sender, receiver): (_, Receiver<Vec<u8>>) = sync_channel(BATCHES_MAX);
         let write = move || {
@@ -64,7 +82,6 @@ impl Journal {
     }
 
     fn new(thread: Option<Thread>, bytes: u64) -> Journal {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Journal {
             thread,
             batch: Vec::new(),
@@ -72,7 +89,7 @@ impl Journal {
             bytes,
             is_full: bytes > SESSION_BYTES_MAX,
             started: Instant::now(),
-            started_us: now.as_micros() as u64,
+            started_us: unix_us(),
         }
     }
 
@@ -105,9 +122,7 @@ impl Journal {
 
     fn write(&mut self, event: Event) {
         let at_us = self.started_us + self.started.elapsed().as_micros() as u64;
-        let line = Line { at_us, event };
-        serde_json::to_writer(&mut self.batch, &line).expect("events are numbers and strings");
-        self.batch.push(b'\n');
+        self.batch.extend(line(at_us, event));
     }
 
     /// Hands over what has waited long enough; returns whether something waits.

@@ -28,11 +28,15 @@ pub struct Figures {
     pub began: f64,
     /// It is over, and was not killed.
     pub complete: bool,
+    /// It has no end, and goes on no more.
+    pub killed: bool,
     /// The log was too long for all compiles.
     pub truncated: bool,
     /// Exit status of `run`'s command.
     pub status: Option<u8>,
     pub wall_s: f64,
+    /// When the ranks were there.
+    pub ready_s: f64,
     /// Slots of the workers that were there at the end.
     pub slots: u32,
     pub remote: u64,
@@ -42,7 +46,7 @@ pub struct Figures {
     pub retries: u64,
     pub abandoned: u64,
     pub relaunches: u64,
-    /// CPU of the compilers on workers, and how many that is at a time.
+    /// CPU of the compilers on workers, and how many that is at a time, once the ranks are there.
     pub compile_cpu_s: f64,
     pub parallelism: f64,
     /// Share of the slots' time in which they were taken.
@@ -127,6 +131,7 @@ impl Figures {
         let (totals, counts) = (session.totals, session.counts);
         let busy_us: u64 = session.workers.iter().map(|worker| busy_us(session, worker)).sum();
         let slot_us: u64 = session.workers.iter().map(|worker| slot_us(worker, wall_us)).sum();
+        let ready_us = session.workers.first().map_or(0, |worker| worker.since_us);
         let compile_cpu_s = seconds(totals.compile_cpu_us);
         let (busy, waiting) = curves(session);
         Figures {
@@ -137,9 +142,11 @@ impl Figures {
             command: session.command.clone(),
             began: seconds(session.began_us),
             complete: session.end.is_some(),
+            killed: session.is_dead,
             truncated: session.is_full,
             status: session.end.and_then(|end| end.status),
             wall_s: seconds(wall_us),
+            ready_s: seconds(ready_us),
             slots: session.present().iter().map(|worker| worker.slots).sum(),
             remote: totals.remote,
             failed: totals.failed,
@@ -148,7 +155,7 @@ impl Figures {
             abandoned: totals.abandoned,
             relaunches: totals.relaunches,
             compile_cpu_s,
-            parallelism: share(compile_cpu_s, seconds(wall_us)),
+            parallelism: share(compile_cpu_s, seconds(wall_us.saturating_sub(ready_us))),
             utilisation: share(seconds(busy_us), seconds(slot_us)),
             bytes_to_workers: counts.bytes_to_workers,
             bytes_from_workers: counts.bytes_from_workers,

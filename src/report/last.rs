@@ -1,6 +1,6 @@
 //! `explain --last FILE`: what became of the output FILE when it was last made, by the newest event log that knows.
 
-use super::{figures::seconds, load, no_log, plain, the_folder};
+use super::{figures::seconds, load, no_log, plain, short, the_folder};
 use crate::error::Failure;
 use crate::journal::folder;
 use crate::journal::replay::{Action, Outcome, Session};
@@ -8,28 +8,38 @@ use crate::paths;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// # Errors
 /// No log knows the file.
 pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
     let cwd = std::env::current_dir().unwrap_or_default();
     let asked = paths::absolute(cwd.as_os_str().as_bytes(), file.as_bytes());
-    let real =
-        std::fs::canonicalize(file).map_or_else(|_| asked.clone(), |path| path.into_os_string().into_encoded_bytes());
-    let names = [asked, real].map(|name| String::from_utf8_lossy(&name).into_owned());
+    let asked = String::from_utf8_lossy(&asked).into_owned();
     let folder = the_folder()?;
+    let real_path = real(&asked);
+    let is_it = |output: &str| {
+        output == asked || short(output) == short(&asked) && real_path.is_some() && real(output) == real_path
+    };
     for log in folder::files(&folder).unwrap_or_default() {
         // A log that cannot be read knows nothing.
         let Ok(session) = load(&log) else { continue };
-        if let Some(action) = session.actions.iter().rev().find(|action| names.contains(&action.what.output)) {
+        if let Some(action) = session.actions.iter().rev().find(|action| is_it(&action.what.output)) {
             let object = object(&session, action);
             return Ok(if json { format!("{object:#}\n") } else { sentence(&object) });
         }
     }
     let (file, folder) = (file.display(), folder.display());
     Err(no_log(&format!(
-        "no event log in {folder} knows {file}: it was not made by a compiler below mpicc-proxy, or long ago"
+        "no event log in {folder} has {file} as the (first) output of a compiler: it was not made by one below \
+         mpicc-proxy, or long ago"
     )))
+}
+
+/// The file by its folder's real name, now: a log has the one that the command line gave.
+fn real(path: &str) -> Option<PathBuf> {
+    let path = Path::new(path);
+    Some(std::fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
 }
 
 fn object(session: &Session, action: &Action) -> Value {
@@ -60,6 +70,7 @@ fn object(session: &Session, action: &Action) -> Value {
         }
         (None, Some(Outcome::Abandoned)) => "abandoned",
         (None, Some(Outcome::Lost | Outcome::Local)) => "lost",
+        (None, None) if session.is_dead => "lost",
         (None, None) if action.run.is_some() => "running",
         (None, None) => "waiting",
     };
@@ -80,7 +91,12 @@ fn sentence(object: &Value) -> String {
     let after = if causes.is_empty() { String::new() } else { format!("; before that: {}", causes.join("; ")) };
     let what = match text("verdict").as_str() {
         "remote" => format!(
-            "remote: {}, after {:.2} s of waiting, in {:.2} s ({:.2} s of CPU, {} misses)",
+            "{}: {}, after {:.2} s of waiting, in {:.2} s ({:.2} s of CPU, {} misses)",
+            match &object["exit"]["code"] {
+                Value::Number(code) if code.as_i64() == Some(0) => "remote".to_owned(),
+                Value::Number(code) => format!("remote, with status {code}"),
+                _ => format!("remote, by signal {}", object["exit"]["signal"]),
+            },
             on(),
             number("waited_s"),
             number("wall_s"),
@@ -95,7 +111,7 @@ fn sentence(object: &Value) -> String {
         "running" => format!("running: {}", on()),
         "waiting" => "waiting for a slot".to_owned(),
         "abandoned" => "abandoned: its build was cancelled".to_owned(),
-        _ => "lost: its dispatcher died, and the log does not say where it was made then".to_owned(),
+        _ => "lost: its session or dispatcher died, and the log does not say where it was made then".to_owned(),
     };
     let name = format!("{} in session {}", text("output"), text("session"));
     format!("{}\n  {}\n", plain(&format!("{what}{after}")), plain(&name))

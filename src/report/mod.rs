@@ -15,8 +15,9 @@ pub use text::bytes;
 use crate::error::{Failure, exit};
 use crate::journal::folder;
 use crate::journal::replay::{self, Session};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Options of `mpicc-proxy report`.
@@ -61,8 +62,9 @@ impl Which {
         }
         let folder = the_folder()?;
         let file = match &self.session {
+            Some(id) if id.contains('/') => None,
             Some(id) => Some(folder::file_of(&folder, id)).filter(|file| file.exists()),
-            None => folder::files(&folder).ok().and_then(|files| files.into_iter().next()),
+            None => folder::newest(&folder),
         };
         file.ok_or_else(|| {
             let which = self.session.as_ref().map_or(String::new(), |id| format!(" of a session {id}"));
@@ -89,9 +91,13 @@ pub fn load(file: &Path) -> Result<Session, Failure> {
     let failed = |why: String| no_log(&format!("cannot read the events in {}: {why}", file.display()));
     let session = replay::load(file).map_err(|e| failed(e.to_string()))?;
     match session.is_empty() {
-        true => Err(failed("it is no event log".into())),
+        true => Err(not_a_log(file)),
         false => Ok(session),
     }
+}
+
+pub fn not_a_log(file: &Path) -> Failure {
+    no_log(&format!("cannot read the events in {}: it is no event log", file.display()))
 }
 
 /// Makes what is asked for; returns what is to be printed.
@@ -99,15 +105,24 @@ pub fn load(file: &Path) -> Result<Session, Failure> {
 /// # Errors
 /// There is no such session, or a file cannot be written.
 pub fn report(options: &Options) -> Result<String, Failure> {
-    let session = load(&options.which.file()?)?;
+    let log = options.which.file()?;
+    let session = load(&log)?;
     let figures = Figures::of(&session);
     let mut written = String::new();
+    // What must not be written over.
+    let mut taken = vec![identity(&log)];
     for (file, content) in [
         (&options.html, &page::page as &dyn Fn(&Session, &Figures) -> String),
         (&options.trace, &|session, _| trace::trace(session)),
     ] {
         if let Some(file) = file {
+            if identity(file).is_some_and(|file| taken.contains(&Some(file))) {
+                let sentence =
+                    format!("cannot write {}: it is the event log, or what was just written", file.display());
+                return Err(Failure::new(exit::CANNOT_CREATE, sentence));
+            }
             write(file, &content(&session, &figures))?;
+            taken.push(identity(file));
             written += &format!("written: {}\n", file.display());
         }
     }
@@ -116,6 +131,11 @@ pub fn report(options: &Options) -> Result<String, Failure> {
         (false, true) => text::text(&figures),
         (false, false) => written,
     })
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
 
 fn write(path: &Path, content: &str) -> Result<(), Failure> {
@@ -129,7 +149,9 @@ fn write(path: &Path, content: &str) -> Result<(), Failure> {
 
 /// Text that came from a log is no way to this terminal.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    // Marks that turn the direction of what follows are no letters either.
+    let is_mark = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || is_mark(c) { '?' } else { c }).collect()
 }
 
 /// The last part of a path, or something in its place.

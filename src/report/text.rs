@@ -14,10 +14,13 @@ pub fn text(figures: &Figures) -> String {
     let state = match (f.complete, f.status) {
         (true, Some(status)) => format!("status {status}"),
         (true, None) => "ended".into(),
+        (false, _) if f.killed => "killed".into(),
         (false, _) => "not ended".into(),
     };
     let [id, cwd, host] = [&f.id, &f.cwd, &f.host].map(|name| plain(name));
-    let _ = writeln!(text, "session {id}: {command}\n  in {cwd} on {host}; {state} after {:.1} s", f.wall_s);
+    let ready =
+        if f.ready_s < 0.1 { String::new() } else { format!(", {:.1} s of it until the ranks were ready", f.ready_s) };
+    let _ = writeln!(text, "session {id}: {command}\n  in {cwd} on {host}; {state} after {:.1} s{ready}", f.wall_s);
     let _ = writeln!(
         text,
         "  {} remote ({} failed), {} local, {} retried; {:.1} s of compiler CPU, {:.1} at a time; {} slots, {:.0} % busy",

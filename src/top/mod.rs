@@ -5,7 +5,7 @@ mod view;
 
 use crate::error::{Failure, exit};
 use crate::journal::replay::{Follower, Session};
-use crate::report::Which;
+use crate::report::{self, Which};
 use eta::Expectation;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use std::io::{self, IsTerminal, Write};
@@ -17,6 +17,9 @@ use view::View;
 
 /// How often the screen is drawn. The dispatcher writes as often.
 const FRAME: Duration = crate::journal::DELAY;
+
+/// How long a log may be empty.
+const BEGINNING: Duration = Duration::from_secs(2);
 
 /// Options of `mpicc-proxy top`.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,7 +46,15 @@ pub fn watch(options: &Options) -> Result<(), Failure> {
         |e: io::Error| Failure::new(exit::NO_EVENTS, format!("cannot follow the events in {}: {e}", file.display()));
     let mut watch =
         Watch { follower: Follower::open(&file).map_err(broken)?, session: Session::default(), expectation: None };
-    watch.look().map_err(broken)?;
+    // A session that just begins has its first line soon.
+    let until = Instant::now() + BEGINNING;
+    while watch.session.is_empty() {
+        watch.look().map_err(broken)?;
+        if watch.session.is_empty() && Instant::now() >= until {
+            return Err(report::not_a_log(&file));
+        }
+        thread::sleep(if watch.session.is_empty() { FRAME } else { Duration::ZERO });
+    }
     watch.expectation = Expectation::find(&watch.session, &file);
     let shown = match options.plain || !io::stdout().is_terminal() {
         true => watch.print(Duration::from_secs(options.interval)),
@@ -75,7 +86,7 @@ impl Watch {
     fn print(mut self, interval: Duration) -> io::Result<()> {
         let mut next = Instant::now();
         loop {
-            let is_over = self.session.end.is_some();
+            let is_over = self.session.end.is_some() || self.session.is_dead;
             if is_over || Instant::now() >= next {
                 next = Instant::now() + interval;
                 // Nobody reads on (`| head`): that is the end, and no error.

@@ -74,7 +74,8 @@ fn state(view: &View) -> String {
             let status = end.status.map_or(String::new(), |status| format!(", status {status}"));
             format!("ended after {}{status}", clock(end.at_us / 1_000_000))
         }
-        // Killed, or with nothing to do.
+        (None, _) if view.session.is_dead => format!("killed after {}", clock(view.session.now_us / 1_000_000)),
+        // With nothing to do, or on a host whose locks are not seen here.
         (None, _) if silent_us >= SILENT_US => format!("{at}, no event for {}", clock(silent_us / 1_000_000)),
         (None, Some(left)) => format!("{at}, about {} left", clock(left.as_secs())),
         (None, None) => at,

@@ -105,5 +105,8 @@ def has_jobs(words):
 def global_options(words):
     """What stands between `spack` and the name of this command (-C, -e and so on)."""
     before = sys.argv[1 : len(sys.argv) - len(words)]
+    if "mpicc-proxy" not in before:
+        # An alias (config:aliases), which Spack has looked up by now.
+        return before[:-1]
     last = len(before) - 1 - before[::-1].index("mpicc-proxy")
     return before[:last]

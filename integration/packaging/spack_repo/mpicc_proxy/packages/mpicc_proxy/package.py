@@ -24,7 +24,7 @@ class MpiccProxy(Package):
 
     depends_on("c", type="build")
     depends_on("cxx", type="build")
-    depends_on("rust@1.88:", type="build")
+    depends_on("rust@1.89:", type="build")
     # libclang, which reads mpi.h.
     depends_on("llvm+clang", type="build")
     depends_on("mpi")
