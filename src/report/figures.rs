@@ -269,6 +269,38 @@ mod tests {
     use crate::journal::Event;
     use crate::journal::replay::tests::{finished, local, queued, started, told};
 
+    /// All names in an object and in the objects of its arrays.
+    fn names(value: &serde_json::Value) -> Vec<String> {
+        match value {
+            serde_json::Value::Object(fields) => fields
+                .iter()
+                // Reasons and packages name themselves.
+                .flat_map(|(name, value)| match &**name {
+                    "local_reasons" => vec![name.clone()],
+                    _ => [vec![name.clone()], names(value)].concat(),
+                })
+                .filter(|name| !name.contains('@'))
+                .collect(),
+            serde_json::Value::Array(items) => items.iter().flat_map(names).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_field_is_in_the_manual() {
+        let page = include_str!("../journal/mpicc-proxy-events.5");
+        let (_, section) = page.split_once("\n.SH REPORT\n").unwrap();
+        let mut session = told(vec![(0.0, queued(1)), (1.0, started(1, 1, "a")), (2.0, finished(1, 0.5))]);
+        session.actions[0].what.package = "p@1".into();
+        let figures = serde_json::to_value(Figures::of(&session)).unwrap();
+        let names = names(&figures);
+        assert!(names.len() > 50, "{names:?}");
+        let words: Vec<&str> = section.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        for name in names {
+            assert!(words.contains(&&*name), "{name}");
+        }
+    }
+
     #[test]
     fn figures_of_a_session() {
         let session = told(vec![
