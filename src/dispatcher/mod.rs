@@ -453,7 +453,7 @@ impl Dispatcher {
     /// this, a configure script beside a large build would wait for that build's compiles with each of its probes.
     fn run_here_if_short(&mut self, action: ActionId) -> Result<()> {
         let Some(state) = self.actions.get(&action) else { return Ok(()) };
-        let waits = || self.queue.is_busy() && self.queue.rank_of(action).is_none();
+        let waits = || self.queue.rank_of(action).is_none() && self.queue.is_busy();
         let has_place = || self.places.is_at_hand(action, self.peer(state.client), &state.place);
         let last_time = || match state.cost {
             Some(cost) => Some(cost.wall),
