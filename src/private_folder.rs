@@ -8,7 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -81,7 +81,10 @@ fn remove_abandoned(base: &Path) {
 
 /// One that is kept for its user has no lock.
 fn is_abandoned(folder: &Path) -> bool {
-    let Ok(file) = File::open(folder.join(LOCK_NAME)) else { return false };
+    // Whatever else has that name is not waited for.
+    let open =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(folder.join(LOCK_NAME));
+    let Ok(file) = open else { return false };
     let made = file.metadata().and_then(|facts| facts.modified());
     made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MAKING))
         && Flock::lock(file, FlockArg::LockSharedNonblock).is_ok()
@@ -112,9 +115,11 @@ mod tests {
         let _lock = Flock::lock(mark(&living, 2 * MAKING), FlockArg::LockExclusive).unwrap();
         mark(&new, Duration::ZERO);
         mark(&other, 2 * MAKING);
+        let odd = make("mpicc-proxy.odd");
+        nix::unistd::mkfifo(&odd.join(LOCK_NAME), nix::sys::stat::Mode::S_IRWXU).unwrap();
         remove_abandoned(base.path());
         assert!(!killed.exists());
-        for folder in [living, new, kept, other] {
+        for folder in [living, new, kept, other, odd] {
             assert!(folder.join("log").exists(), "{}", folder.display());
         }
     }
