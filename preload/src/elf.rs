@@ -45,11 +45,13 @@ pub enum Image {
     Foreign,
     /// A program that would be native, but for a sanitizer's runtime that would complain, see [`crate::sanitizer`].
     Instrumented,
+    /// Whatever it is, it starts nothing of interest, see [`crate::leaf`].
+    Leaf,
 }
 
 impl Image {
     pub fn is_elf(self) -> bool {
-        self != Image::Other
+        matches!(self, Image::Native | Image::Foreign | Image::Instrumented)
     }
 
     /// Does the library belong into its environment?

@@ -225,8 +225,8 @@ pub unsafe fn with_child<R>(
     let kept = kept();
     let mention = survey.preload().map_or(Mention::No, |value| entries::mention(value, kept.library()));
     let complete = match image {
-        // It would complain about us, and below it there is nothing to keep alive.
-        Image::Foreign | Image::Instrumented => mention == Mention::No,
+        // It would complain about us or pay for us, and below it there is nothing to keep alive.
+        Image::Foreign | Image::Instrumented | Image::Leaf => mention == Mention::No,
         Image::Other | Image::Native => {
             step.is_none()
                 && mention == Mention::Exact

@@ -12,6 +12,7 @@ use crate::env::{self, DRIVER_BYTES_MAX, Survey};
 use crate::fixed::{Fixed, bytes_of};
 use crate::hook::{self, Mode};
 use crate::keep::kept;
+use crate::leaf::is_leaf;
 use crate::loader::{self, Command};
 use crate::step;
 use crate::sys;
@@ -172,6 +173,10 @@ unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
         path = unsafe { call.target.locate(environment, false, &mut found) };
     }
     let Some(path) = path else { return Verdict::Real(Image::Other) };
+    // SAFETY: a C string.
+    if is_leaf(unsafe { bytes_of(path) }) {
+        return Verdict::Real(Image::Leaf);
+    }
     // SAFETY: a C string, here and below.
     let suspect = is_sure && unsafe { target::looks_like_driver(path) } && survey.wants_client();
     // SAFETY: as above.

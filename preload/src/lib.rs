@@ -16,6 +16,7 @@ mod exec;
 mod fixed;
 mod hook;
 mod keep;
+mod leaf;
 mod loader;
 mod path;
 mod runtime;

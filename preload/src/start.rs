@@ -11,7 +11,7 @@ use crate::hook::{self, Mode, Slot};
 use crate::keep::{Kept, Name, kept_mut};
 use crate::step;
 use crate::sys;
-use crate::table::Strings;
+use crate::table::{Strings, next};
 use crate::target::{self, PathText};
 use crate::vfs;
 use crate::view;
@@ -57,6 +57,7 @@ fn start() {
         unsafe { catch(&stack, envp, &survey) };
         // SAFETY: as above.
         unsafe { step::start(stack.executed, envp, &survey) };
+        next::execve();
     }
 }
 
