@@ -25,6 +25,7 @@ pub mod queue;
 #[cfg(test)]
 mod random;
 mod ranks;
+mod sequence;
 mod shipments;
 #[cfg(test)]
 mod simulation;
@@ -51,13 +52,14 @@ use environments::Environments;
 use events::Events;
 use figures::Figures;
 use files::HeadTree;
-use history::{Cost, History, Running};
+use history::{Cost, History, Origin, Running};
 use liveness::SILENCE_MAX;
 use meter::{Meter, Part};
 use outside::Head;
 use places::{Peer, Places};
 use queue::{Command, Event, Queue, Rank};
 use ranks::{Ranks, Source};
+use sequence::{SHORT, Sequence};
 use shipments::Shipments;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -72,9 +74,6 @@ const TIME_MAX_LEAST: Duration = Duration::from_secs(20 * 60);
 
 /// How long a compile may take of which nothing is known. The longest that people speak of take an hour.
 const TIME_MAX_UNKNOWN: Duration = Duration::from_secs(4 * 60 * 60);
-
-/// What takes no longer than this on a rank is not worth waiting for a slot: a probe of a configure script, say.
-const SHORT: Duration = Duration::from_millis(50);
 
 /// A loop that has not turned for so long was stopped from outside: clients may have given it up.
 const FROZEN: Duration = Duration::from_secs(10);
@@ -141,6 +140,7 @@ struct Dispatcher {
     shipments: Shipments,
     environments: Environments,
     places: Places,
+    sequence: Sequence,
     meter: Meter,
     figures: Figures,
     events: Events,
@@ -193,6 +193,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         shipments: Shipments::default(),
         environments: Environments::default(),
         places: Places::new(Head, options.local_jobs.unwrap_or_else(jobs::own_cpus)),
+        sequence: Sequence::default(),
         meter: Meter::default(),
         figures: Figures::default(),
         events: Events::open(options.events.as_deref()),
@@ -258,6 +259,8 @@ impl Dispatcher {
             let mut caps = Caps { in_flight: CAP_IDLE, ..Caps::new(unrung) };
             caps.rung = self.events.look().map_or(caps.rung, |delay| delay.min(caps.rung));
             let mut interest = Interest::default();
+            // First: who comes after it must not be taken for one that comes meanwhile.
+            self.sequence.interest(&mut interest);
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
@@ -304,6 +307,11 @@ impl Dispatcher {
             Token::Jobserver(jobserver) => self.places.take(jobserver),
             Token::SlotUser(user) => self.places.ended(user),
             Token::Local(action) => self.events.ended(action),
+            Token::Sequence => {
+                if let Some((source, wall)) = self.sequence.ended() {
+                    self.history.note_time(&source, wall);
+                }
+            }
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
                     for action in waiting {
@@ -435,35 +443,48 @@ impl Dispatcher {
 
     fn submit(&mut self, action: ActionId, toolchain: toolchains::Known) -> Result<()> {
         let Some(state) = self.actions.get_mut(&action) else { return Ok(()) };
-        match toolchain {
-            Ok(toolchain) => {
-                state.toolchain = toolchain;
-                let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
-                self.step(Event::Submitted { action, toolchain, demand })?;
-                self.run_here_if_short(action)
-            }
+        let toolchain = match toolchain {
+            Ok(toolchain) => toolchain,
             Err(reason) => {
                 self.run_locally(action, reason);
-                Ok(())
+                return Ok(());
             }
-        }
-    }
-
-    /// A short compile that would have to wait for a slot of a rank, and has a place here, is over sooner here. Without
-    /// this, a configure script beside a large build would wait for that build's compiles with each of its probes.
-    fn run_here_if_short(&mut self, action: ActionId) -> Result<()> {
-        let Some(state) = self.actions.get(&action) else { return Ok(()) };
-        let waits = || self.queue.rank_of(action).is_none() && self.queue.is_busy();
-        let has_place = || self.places.is_at_hand(action, self.peer(state.client), &state.place);
-        let last_time = || match state.cost {
-            Some(cost) => Some(cost.wall),
-            None => self.history.longest_of_name(&state.invocation),
         };
-        if !state.only_ranks && waits() && has_place() && last_time().is_some_and(|wall| wall <= SHORT) {
+        state.toolchain = toolchain;
+        let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
+        let alike = self.history.last_of_name(&state.invocation);
+        let itself = state.cost.map(|cost| cost.wall);
+        if self.sequence.continues(self.queue.is_empty()) && self.is_short(action, alike) && self.keep_here(action) {
+            return Ok(());
+        }
+        self.step(Event::Submitted { action, toolchain, demand })?;
+        let waits = self.queue.rank_of(action).is_none() && self.queue.is_busy();
+        if waits && self.is_short(action, itself.or(alike)) {
+            // It is over sooner here. Without this, a configure script beside a large build would wait for that build's
+            // compiles with each of its probes.
             self.step(Event::Abandoned { action })?;
             self.run_locally(action, "short".to_owned());
         }
         Ok(())
+    }
+
+    /// Will the action, which took so long last time, be over soon here, and has it a place?
+    fn is_short(&self, action: ActionId, last_time: Option<Duration>) -> bool {
+        let Some(Action { client, place, only_ranks, .. }) = self.actions.get(&action) else { return false };
+        !only_ranks
+            && last_time.is_some_and(|wall| wall <= SHORT)
+            && self.places.is_at_hand(action, self.peer(*client), place)
+    }
+
+    /// The action continues a [`Sequence`]. `false`: its end would not be seen.
+    fn keep_here(&mut self, action: ActionId) -> bool {
+        let Some(Action { client, invocation, .. }) = self.actions.get(&action) else { return false };
+        let source = Origin::of(invocation).source;
+        let is_kept = self.sequence.keep(self.clients.pid(*client), source);
+        if is_kept {
+            self.run_locally(action, "short".to_owned());
+        }
+        is_kept
     }
 
     fn step(&mut self, event: Event) -> Result<()> {
@@ -794,9 +815,12 @@ impl Dispatcher {
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(state) = self.actions.remove(&action) else { return };
-        if let (Exit::Code(0), Some(running), Some(since)) = (result.exit, &state.running, state.since) {
-            let cost = Cost { peak_bytes: result.peak_bytes, wall: since.elapsed() };
-            self.history.learn_cost(running, cost);
+        if let (Some(running), Some(since)) = (&state.running, state.since) {
+            let wall = since.elapsed();
+            self.sequence.note(wall);
+            if result.exit == Exit::Code(0) {
+                self.history.learn_cost(running, Cost { peak_bytes: result.peak_bytes, wall });
+            }
         }
         self.events.finished(action, &result, state.sent_bytes);
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });

@@ -75,8 +75,8 @@ pub struct History {
     database: Option<Database>,
     knowledge: Knowledge,
     asked: HashMap<Scope, Asked>,
-    /// By the file name of the source.
-    longest: HashMap<Bytes, Duration>,
+    /// What the last source of a file name took.
+    last: HashMap<Bytes, Duration>,
     /// The head's name for each of ours, and the other way round.
     heads: Vec<Option<PathId>>,
     names: Vec<Option<Name>>,
@@ -91,7 +91,7 @@ impl History {
             database: file.map(|file| Database::open(file, BYTES_MAX)),
             knowledge: Knowledge::default(),
             asked: HashMap::new(),
-            longest: HashMap::new(),
+            last: HashMap::new(),
             heads: Vec::new(),
             names: Vec::new(),
             recorded: Vec::new(),
@@ -204,19 +204,22 @@ impl History {
         self.knowledge.costs.get(&subject::action_key(invocation)).copied()
     }
 
-    /// The longest that sources of this file name took in this session: the probes of configure scripts are all named
-    /// alike.
-    pub fn longest_of_name(&self, invocation: &Invocation) -> Option<Duration> {
-        self.longest.get(names::base_name(&Origin::of(invocation).source)).copied()
+    /// What the last source of this file name took in this session: the probes of configure scripts are all named alike.
+    pub fn last_of_name(&self, invocation: &Invocation) -> Option<Duration> {
+        self.last.get(names::base_name(&Origin::of(invocation).source)).copied()
     }
 
-    /// Takes note of what an action took.
-    pub fn learn_cost(&mut self, running: &Running, cost: Cost) {
-        let name = names::base_name(&running.subject.origin.source);
-        if self.longest.len() < NAMES_MAX || self.longest.contains_key(name) {
-            let longest = self.longest.entry(name.to_vec()).or_default();
-            *longest = cost.wall.max(*longest);
+    /// Takes note of what a compile of `source` took, wherever it ran.
+    pub fn note_time(&mut self, source: &[u8], wall: Duration) {
+        let name = names::base_name(source);
+        if self.last.len() < NAMES_MAX || self.last.contains_key(name) {
+            self.last.insert(name.to_vec(), wall);
         }
+    }
+
+    /// Takes note of what an action took on a rank.
+    pub fn learn_cost(&mut self, running: &Running, cost: Cost) {
+        self.note_time(&running.subject.origin.source, cost.wall);
         let key = running.subject.key;
         let known = self.knowledge.costs.get(&key);
         if known.is_none_or(|known| !known.resembles(cost)) {
