@@ -6,17 +6,18 @@
 //! Protocol: the GNU make manual, "Job Slots".
 
 use crate::environment::value_of;
+use crate::identity;
 use crate::wire::{Bytes, Jobserver};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, fstat, stat};
+use nix::sys::stat::{Mode, fstat};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::SysconfVar;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ fn find_at(place: Place<'_>) -> Result<Jobserver, &'static str> {
     for _ in 0..ANCESTORS_MAX {
         let Some(parent) = Process::read(&job.parent.to_string()) else { break };
         if let Some([read, write]) = parent.ends(place) {
-            let id = identity(&read).filter(|id| identity(&write) == Some(*id)).ok_or("jobserver-gone")?;
+            let id = identity::of(&read).ok().filter(|_| identity::is_same(&read, &write)).ok_or("jobserver-gone")?;
             let [read, write] = [read, write].map(|end| end.into_os_string().into_vec());
             return Ok(Jobserver { id, read, write, job: (job.pid, job.started) });
         }
@@ -159,15 +160,14 @@ impl Process {
         match place {
             Place::Fifo(path) => {
                 let path = Path::new(OsStr::from_bytes(path));
-                let fifo = identity(path)?;
                 let mut open = fs::read_dir(fds).ok()?.flatten();
-                open.any(|fd| identity(&fd.path()) == Some(fifo)).then(|| [path.to_path_buf(), path.to_path_buf()])
+                open.any(|fd| identity::is_same(fd.path(), path)).then(|| [path.to_path_buf(), path.to_path_buf()])
             }
             Place::Pipe { read, write } => {
                 let ends = [read, write].map(|fd| fds.join(fd.to_string()));
                 // It may have a name: Spack tells an old make the descriptors of its FIFO.
                 let pipe = fs::metadata(&ends[0]).ok().filter(|found| found.file_type().is_fifo())?;
-                let is_same = |fd: PathBuf| identity(&fd) == Some((pipe.dev(), pipe.ino()));
+                let is_same = |fd: PathBuf| identity::of(fd).is_ok_and(|found| found == identity::among(&pipe));
                 if !is_same(ends[1].clone()) {
                     return None;
                 }
@@ -194,10 +194,6 @@ fn is_participant(program: &Path) -> bool {
         name.strip_prefix(*known)
             .is_some_and(|rest| rest.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.')))
     })
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    stat(path).ok().map(|found| (found.st_dev, found.st_ino))
 }
 
 #[cfg(test)]
@@ -269,7 +265,7 @@ mod tests {
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         let path = fifo.as_os_str().as_bytes().to_vec();
-        let id = identity(&fifo).unwrap();
+        let id = identity::of(&fifo).unwrap();
         let jobserver = Jobserver { id, read: path.clone(), write: path.clone(), job: (1, 1) };
         let keeper = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         nix::unistd::write(&keeper, b"+").unwrap();

@@ -24,6 +24,7 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod free_memory;
+pub mod identity;
 pub mod ids;
 pub mod jobs;
 pub mod jobserver;

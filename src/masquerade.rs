@@ -3,6 +3,7 @@
 //! of it executes as it is.
 
 use crate::error::Failure;
+use crate::identity;
 use crate::paths::{self, Installation};
 use crate::signals;
 use mpicc_proxy_abi as abi;
@@ -11,7 +12,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,9 +75,8 @@ pub fn exec(argv: &[OsString]) -> Failure {
 
 /// Finds a command as execvp(3) would, but passes over this program in any disguise.
 fn find(name: &OsStr) -> Result<PathBuf, paths::NotFound> {
-    let own = fs::metadata("/proc/self/exe").ok().map(|m| (m.dev(), m.ino()));
     let is_other = |path: &Path| {
-        let same = fs::metadata(path).ok().map(|m| (m.dev(), m.ino())) == own;
+        let same = identity::is_same(path, "/proc/self/exe");
         // Another copy of this program would find this one in turn, for ever.
         let copy = fs::canonicalize(path).is_ok_and(|p| p.file_name().is_some_and(|name| name == "mpicc-proxy"));
         !same && !copy

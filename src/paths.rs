@@ -1,6 +1,7 @@
 //! Where things are: the dispatcher's socket, and the files installed beside the running program. The rules are pure
 //! functions of the environment; only the functions that say so look at the file system.
 
+use crate::identity;
 use mpicc_proxy_abi as abi;
 use nix::unistd::geteuid;
 use std::ffi::{OsStr, OsString};
@@ -140,6 +141,18 @@ pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
         out.extend_from_slice(part);
     }
     out
+}
+
+/// The path by its folder's real name, now; `None`: there is no such folder.
+pub fn with_real_folder(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?))
+}
+
+/// Do both paths mean the same file, also if it is not there yet?
+pub fn is_same_place(one: &Path, other: &Path) -> bool {
+    let place = with_real_folder(one);
+    identity::is_same(one, other) || place.is_some() && place == with_real_folder(other)
 }
 
 /// What was installed together. Asks the file system.

@@ -86,6 +86,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     // Before the ranks: a typo should not cost a second and a screen of output.
     paths::find_command(name, std::env::var_os("PATH").as_deref(), |_| true)
         .map_err(|why| Failure::command(name, why))?;
+    check_distinct(options)?;
     let stats_file = options.stats.as_deref().map(StatsFile::create).transpose()?;
 
     if environment::variable(abi::env::SWITCH).is_some_and(|value| abi::env::is_off(value.as_bytes())) {
@@ -114,6 +115,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let start = Instant::now();
     let ended = run_command(&signals, &options.command, &changes, |now| Some(upkeep.look(now)));
     let wall_s = start.elapsed().as_secs_f64();
+    log.built();
     let (outcome, ranks) = upkeep.finish(Duration::from_secs(STOP_TIMEOUT_S));
     let status = ended.as_ref().map_or_else(|failure| failure.status, |ended| exit_status(*ended));
     log.end(status);
@@ -136,6 +138,22 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         }
     }
     Ok(status)
+}
+
+/// Files that are written must not be one.
+fn check_distinct(options: &Options) -> Result<(), Failure> {
+    let named = [("--stats", &options.stats), ("--history", &options.history), ("--events", &options.events)];
+    let files: Vec<(&str, &Path)> =
+        named.iter().filter_map(|(option, file)| Some((*option, file.as_deref()?))).collect();
+    for (number, (option, file)) in files.iter().enumerate() {
+        for (other, earlier) in &files[..number] {
+            if !abi::env::is_off(file.as_os_str().as_bytes()) && paths::is_same_place(file, earlier) {
+                let sentence = format!("{other} and {option} both name {}; name two files", file.display());
+                return Err(Failure::new(exit::USAGE, sentence));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name for a session that no other has.

@@ -1,21 +1,20 @@
 //! How this process sees files: its own [`Viewpoint`], from stat(2), getgroups(2) and capget(2).
 
+use crate::identity;
 use crate::wire::Viewpoint;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 /// # Errors
 /// /proc is not mounted.
 pub fn own() -> io::Result<Viewpoint> {
-    let identity = |path: &str| std::fs::metadata(path).map(|m| (m.dev(), m.ino()));
     let group = nix::unistd::getegid().as_raw();
     let mut groups: Vec<u32> = nix::unistd::getgroups()?.into_iter().map(nix::unistd::Gid::as_raw).collect();
     // To be in one's group once more gives nothing; Slurm's srun lists it where a shell may not.
     groups.retain(|&other| other != group);
     groups.sort_unstable();
     Ok(Viewpoint {
-        mounts: identity("/proc/self/ns/mnt")?,
-        root: identity("/")?,
+        mounts: identity::of("/proc/self/ns/mnt")?,
+        root: identity::of("/")?,
         user: nix::unistd::geteuid().as_raw(),
         group,
         groups,

@@ -1,10 +1,10 @@
 //! Where event logs are, how sessions are named, and which of them stay.
 
-use super::file;
+use super::{Event, Line, file};
 use crate::paths;
 use mpicc_proxy_abi::env::is_off;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,6 @@ use std::{fs, io};
 pub const VARIABLE: &str = "MPICC_PROXY_EVENTS";
 
 const SUFFIX: &str = ".jsonl";
-
-/// In the first line of every log.
-const FIRST_EVENT: &[u8] = br#""event":"session""#;
 
 /// What the logs of earlier sessions may fill, and how many stay. The oldest go first.
 const EARLIER_BYTES_MAX: u64 = 256 << 20;
@@ -85,11 +82,12 @@ pub fn newest(folder: &Path) -> Option<PathBuf> {
 }
 
 fn is_begun(path: &Path) -> bool {
-    /// Where the first line of a session says what it is.
-    const HEAD_BYTES: u64 = 64;
-    let mut head = Vec::new();
-    let read = file::read(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
-    read.is_ok() && head.windows(FIRST_EVENT.len()).any(|part| part == FIRST_EVENT)
+    /// More than the longest command line.
+    const LINE_BYTES_MAX: u64 = 4 << 20;
+    let mut first = Vec::new();
+    let read =
+        file::read(path).and_then(|file| BufReader::new(file).take(LINE_BYTES_MAX).read_until(b'\n', &mut first));
+    read.is_ok() && matches!(serde_json::from_slice(&first), Ok(Line { event: Event::Session { .. }, .. }))
 }
 
 /// `20260131-235959-4711`: UTC, and the process that names it.

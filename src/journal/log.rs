@@ -3,10 +3,10 @@
 use super::writer::{Journal, line, unix_us};
 use super::{Event, file, folder};
 use crate::error::{Failure, exit};
+use crate::identity;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The event log of a session, if there is one.
@@ -49,10 +49,19 @@ impl Log {
         }
     }
 
+    /// The command has ended.
+    pub fn built(&self) {
+        self.note(Event::Built);
+    }
+
     pub fn end(&self, status: u8) {
+        self.note(Event::End { status: Some(status) });
+    }
+
+    fn note(&self, event: Event) {
         let journal = |(_, file): &(PathBuf, File)| Journal::to(file.try_clone().ok()?).ok();
         if let Some(mut journal) = self.file.as_ref().and_then(journal) {
-            journal.note(Event::End { status: Some(status) });
+            journal.note(event);
             journal.close();
         }
     }
@@ -60,8 +69,7 @@ impl Log {
     /// An appendix to the session's sentence, if the log is still where it was.
     pub fn hint(&self) -> String {
         let Some((path, file)) = &self.file else { return String::new() };
-        let identity = |facts: fs::Metadata| (facts.dev(), facts.ino());
-        match (fs::metadata(path).map(identity), file.metadata().map(identity)) {
+        match (identity::of(path), file.metadata().map(|facts| identity::among(&facts))) {
             (Ok(there), Ok(ours)) if there == ours && self.is_usual => {
                 format!("; mpicc-proxy report --session {}", folder::id_of(path))
             }

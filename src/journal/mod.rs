@@ -21,7 +21,7 @@ pub mod replay;
 mod writer;
 
 pub use log::Log;
-pub use writer::{DELAY, Journal};
+pub use writer::{DELAY, Journal, unix_us};
 
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -89,6 +89,8 @@ pub enum Event {
     Counts(Counts),
     /// Nothing more of single actions: there were too many.
     Full,
+    /// `run`'s command has ended, and the ranks are to.
+    Built,
     /// The session is over. `status`: that of `run`'s command.
     End {
         #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -252,6 +254,7 @@ mod tests {
                 r#"{"at_us":7,"event":"counts","bytes_to_workers":1,"bytes_from_workers":2,"misses":3,"tokens_lent":4,"dispatcher_cpu_us":5,"clients_cpu_us":6}"#,
             ),
             (Event::Full, r#"{"at_us":7,"event":"full"}"#),
+            (Event::Built, r#"{"at_us":7,"event":"built"}"#),
             (Event::End { status: Some(2) }, r#"{"at_us":7,"event":"end","status":2}"#),
         ];
         for (event, text) in table {

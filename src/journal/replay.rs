@@ -28,6 +28,8 @@ pub struct Session {
     pub began_us: u64,
     /// When it was heard of last.
     pub now_us: u64,
+    /// When the command had ended.
+    pub built_us: Option<u64>,
     pub end: Option<End>,
     /// It has no end, and nobody writes any more.
     pub is_dead: bool,
@@ -71,7 +73,7 @@ pub struct WorkerState {
     pub taken: Vec<Option<Index>>,
     pub finished: u64,
     pub cpu_us: u64,
-    /// Sum of the time that its slots were taken.
+    /// Sum of the time that its slots were taken, while the command ran.
     pub busy_us: u64,
 }
 
@@ -215,6 +217,7 @@ impl Session {
                 };
             }
             Event::Full => self.is_full = true,
+            Event::Built => self.built_us = Some(now),
             Event::End { status } => {
                 self.lose_dispatcher(now);
                 self.end = Some(End { at_us: now, status });
@@ -228,8 +231,13 @@ impl Session {
         self.began_us == 0
     }
 
-    /// How long the session lasted, or has lasted.
+    /// How long the session lasted, or has lasted: until its command had ended, if it had one.
     pub fn wall_us(&self) -> u64 {
+        self.built_us.unwrap_or(self.last_us())
+    }
+
+    /// What goes on went on until here.
+    pub fn last_us(&self) -> u64 {
         self.end.map_or(self.now_us, |end| end.at_us)
     }
 
@@ -317,7 +325,7 @@ impl Session {
             run.until_us = Some(now);
             let worker = &mut self.workers[run.worker];
             worker.taken[run.slot] = None;
-            worker.busy_us += now - run.since_us;
+            worker.busy_us += self.built_us.unwrap_or(now).min(now).saturating_sub(run.since_us);
         }
     }
 

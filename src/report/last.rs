@@ -1,6 +1,6 @@
 //! `explain --last FILE`: what became of the output FILE when it was last made, by the newest event log that knows.
 
-use super::{figures::seconds, load, no_log, plain, short, the_folder};
+use super::{figures::seconds, load, no_log, plain, the_folder};
 use crate::error::Failure;
 use crate::journal::folder;
 use crate::journal::replay::{Action, Outcome, Session};
@@ -8,7 +8,7 @@ use crate::paths;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// # Errors
 /// No log knows the file.
@@ -17,9 +17,14 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
     let asked = paths::absolute(cwd.as_os_str().as_bytes(), file.as_bytes());
     let asked = String::from_utf8_lossy(&asked).into_owned();
     let folder = the_folder()?;
-    let real_path = real(&asked);
+    // A log has the name that the command line gave. Here the name may be another one of the folder, or of the file.
+    let known_as = [paths::with_real_folder(Path::new(&asked)), std::fs::canonicalize(&asked).ok()];
     let is_it = |output: &str| {
-        output == asked || short(output) == short(&asked) && real_path.is_some() && real(output) == real_path
+        output == asked
+            || known_as.iter().flatten().any(|known| {
+                let output = Path::new(output);
+                known.file_name() == output.file_name() && paths::with_real_folder(output).as_ref() == Some(known)
+            })
     };
     for log in folder::files(&folder).unwrap_or_default() {
         // A log that cannot be read knows nothing.
@@ -34,12 +39,6 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
         "no event log in {folder} has {file} as the (first) output of a compiler: it was not made by one below \
          mpicc-proxy, or long ago"
     )))
-}
-
-/// The file by its folder's real name, now: a log has the one that the command line gave.
-fn real(path: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    Some(std::fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
 }
 
 fn object(session: &Session, action: &Action) -> Value {

@@ -13,11 +13,11 @@ pub use last::explain_last;
 pub use text::bytes;
 
 use crate::error::{Failure, exit};
+use crate::identity;
 use crate::journal::folder;
 use crate::journal::replay::{self, Session};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Options of `mpicc-proxy report`.
@@ -110,19 +110,19 @@ pub fn report(options: &Options) -> Result<String, Failure> {
     let figures = Figures::of(&session);
     let mut written = String::new();
     // What must not be written over.
-    let mut taken = vec![identity(&log)];
+    let mut taken = vec![&log];
     for (file, content) in [
         (&options.html, &page::page as &dyn Fn(&Session, &Figures) -> String),
         (&options.trace, &|session, _| trace::trace(session)),
     ] {
         if let Some(file) = file {
-            if identity(file).is_some_and(|file| taken.contains(&Some(file))) {
+            if taken.iter().any(|taken| identity::is_same(file, taken)) {
                 let sentence =
                     format!("cannot write {}: it is the event log, or what was just written", file.display());
                 return Err(Failure::new(exit::CANNOT_CREATE, sentence));
             }
             write(file, &content(&session, &figures))?;
-            taken.push(identity(file));
+            taken.push(file);
             written += &format!("written: {}\n", file.display());
         }
     }
@@ -131,11 +131,6 @@ pub fn report(options: &Options) -> Result<String, Failure> {
         (false, true) => text::text(&figures),
         (false, false) => written,
     })
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
 
 fn write(path: &Path, content: &str) -> Result<(), Failure> {

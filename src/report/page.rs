@@ -45,10 +45,10 @@ fn local_actions(session: &Session) -> impl Iterator<Item = &Action> {
 }
 
 fn local_lanes(session: &Session) -> Vec<Option<usize>> {
-    let wall_us = session.wall_us();
+    let last_us = session.last_us();
     let span = |action: &Action| {
         let local = action.local.as_ref()?;
-        Some((local.since_us, local.until_us.unwrap_or(wall_us)))
+        Some((local.since_us, local.until_us.unwrap_or(last_us)))
     };
     lanes(local_actions(session).filter_map(span))
 }
@@ -56,7 +56,7 @@ fn local_lanes(session: &Session) -> Vec<Option<usize>> {
 /// What ran: `[row, from, to, kind, output, detail]`, times in seconds. `kind`: 0 compiled on a rank, 1 the same with
 /// an error, 2 not finished there, 3 here.
 fn spans(session: &Session, lanes: &[Option<usize>], here: usize) -> Value {
-    let wall_us = session.wall_us();
+    let last_us = session.last_us();
     let rows = worker_rows(session);
     let row_of = |worker, slot| rows.binary_search(&(worker, slot)).ok().map(|row| row + here);
     let mut spans = Vec::new();
@@ -73,14 +73,14 @@ fn spans(session: &Session, lanes: &[Option<usize>], here: usize) -> Value {
         };
         let waited = seconds(action.waited_us());
         let detail = if waited >= 0.01 { format!("{detail}; waited {waited:.2} s") } else { detail };
-        let (from, to) = (seconds(run.since_us), seconds(run.until_us.unwrap_or(wall_us)));
+        let (from, to) = (seconds(run.since_us), seconds(run.until_us.unwrap_or(last_us)));
         spans.push(json!([row, from, to, kind, action.what.output, detail]));
     }
     for (action, lane) in local_actions(session).zip(lanes) {
         let (Some(local), Some(lane)) = (&action.local, *lane) else { continue };
         let detail =
             if local.detail.is_empty() { local.reason.clone() } else { format!("{}: {}", local.reason, local.detail) };
-        let (from, to) = (seconds(local.since_us), seconds(local.until_us.unwrap_or(wall_us)));
+        let (from, to) = (seconds(local.since_us), seconds(local.until_us.unwrap_or(last_us)));
         spans.push(json!([lane, from, to, 3, action.what.output, detail]));
     }
     spans.into()

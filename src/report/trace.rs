@@ -32,7 +32,7 @@ pub fn trace(session: &Session) -> String {
     for (index, worker) in session.workers.iter().enumerate() {
         events.push(name(index + 1, format!("rank {} on {}", worker.rank, worker.host)));
     }
-    let wall_us = session.wall_us();
+    let last_us = session.last_us();
     for action in &session.actions {
         let Some(run) = &action.run else { continue };
         let mut args = json!({"output": action.what.output, "source": action.what.source});
@@ -45,12 +45,12 @@ pub fn trace(session: &Session) -> String {
         args["waited_s"] = json!(seconds(action.waited_us()));
         events.push(json!({
             "ph": "X", "cat": "remote", "name": short(&action.what.output), "pid": run.worker + 1, "tid": run.slot,
-            "ts": run.since_us, "dur": run.until_us.unwrap_or(wall_us) - run.since_us, "args": args,
+            "ts": run.since_us, "dur": run.until_us.unwrap_or(last_us) - run.since_us, "args": args,
         }));
     }
     let local: Vec<_> =
         session.actions.iter().filter_map(|action| action.local.as_ref().map(|local| (action, local))).collect();
-    let until = |until_us: Option<u64>| until_us.unwrap_or(wall_us);
+    let until = |until_us: Option<u64>| until_us.unwrap_or(last_us);
     let lanes = lanes(local.iter().map(|(_, local)| (local.since_us, until(local.until_us))));
     for ((action, local), lane) in local.into_iter().zip(lanes) {
         let Some(lane) = lane else { continue };

@@ -5,6 +5,7 @@ mod view;
 
 use crate::error::{Failure, exit};
 use crate::journal::replay::{Follower, Session};
+use crate::journal::unix_us;
 use crate::report::{self, Which};
 use eta::Expectation;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -12,7 +13,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use view::View;
 
 /// How often the screen is drawn. The dispatcher writes as often.
@@ -75,9 +76,8 @@ impl Watch {
     }
 
     fn view(&self) -> View<'_> {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         // Another host's clock may be behind ours or ahead of it.
-        let now_us = unix.saturating_sub(self.session.began_us).max(self.session.now_us);
+        let now_us = unix_us().saturating_sub(self.session.began_us).max(self.session.now_us);
         let left = self.expectation.as_ref().and_then(|expectation| expectation.left(&self.session, now_us));
         View { session: &self.session, now_us, left }
     }

@@ -13,11 +13,12 @@
 //! that others may refer to were deleted, and tells them to look again.
 
 use super::costs::{self, Cost};
-use super::file::{self, BadFile, Identity};
+use super::file::{self, BadFile};
 use super::predict::{ByName, Knowledge, Name, OriginNames, is_worth_it};
 use super::readings;
 use super::subject::ActionKey;
 use crate::driver::toolchain::readings::{Known, Use};
+use crate::identity::{self, Identity};
 use crate::sets;
 use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -178,7 +179,7 @@ impl Store {
         let connection =
             Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        let identity = file::identity(file).context("it is gone")?;
+        let identity = identity::of(file).context("it is gone")?;
         let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
         let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
         if !is_new {

@@ -1,11 +1,12 @@
 //! The file of the database: made for this user alone, and set aside when it is no database of ours or damaged. Knows
 //! no tables.
 
+use crate::identity::{self, Identity};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::ErrorCode;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What `open` makes of the file, or, if that shows that the file is bad, what it makes of a new one. The bad one is
@@ -19,9 +20,9 @@ pub fn open_or_set_aside<T>(file: &Path, open: impl Fn() -> Result<T>) -> Result
     }
     // One at a time decides what is to become of a bad file. Also shows whether there are locks here at all.
     let _lock = lock(file)?;
-    let before = identity(file);
+    let before = identity::of(file).ok();
     match open() {
-        Err(error) if is_bad_file(&error) && before.is_some() && before == identity(file) => {
+        Err(error) if is_bad_file(&error) && before.is_some() && before == identity::of(file).ok() => {
             set_aside(file, &error)?;
             open()
         }
@@ -38,7 +39,7 @@ pub fn set_aside_if_bad(file: &Path, opened: Identity, error: anyhow::Error) -> 
         return Err(error);
     }
     let _lock = lock(file)?;
-    if identity(file) == Some(opened) { set_aside(file, &error) } else { Ok(()) }
+    if identity::of(file).ok() == Some(opened) { set_aside(file, &error) } else { Ok(()) }
 }
 
 fn set_aside(file: &Path, error: &anyhow::Error) -> Result<()> {
@@ -98,13 +99,6 @@ fn is_bad_file(error: &anyhow::Error) -> bool {
         Some(_) => true,
         None => error.is::<BadFile>() || error.is::<rusqlite::types::FromSqlError>(),
     }
-}
-
-/// Device and inode.
-pub type Identity = (u64, u64);
-
-pub fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn with_ending(path: &Path, ending: &str) -> PathBuf {

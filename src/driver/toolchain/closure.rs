@@ -10,6 +10,7 @@
 
 use super::Unusable;
 use super::readings::{Format, Linkage, Reading, Readings};
+use crate::identity;
 use crate::wire::{Bytes, Digest, SameFile, Shipment, ShippedFile};
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -313,8 +314,7 @@ fn contains(content: &[u8], text: &[u8]) -> bool {
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-    one == other || (identity(one).is_some() && identity(one) == identity(other))
+    one == other || identity::is_same(one, other)
 }
 
 /// The path in a line of `ld.so --list`: `<tab>name => path (0x...)` or `<tab>path (0x...)`.
