@@ -84,9 +84,13 @@ open_workspace() {
     trap 'exit 143' TERM
 }
 
+# What a script has to undo itself, a function.
+before_close=:
+
 close_workspace() {
     local status=$?
     trap - EXIT
+    "$before_close"
     kill_survivors
     if [ "${INTEGRATION_KEEP:-}" = 1 ]; then
         echo "kept: $work" >&2
