@@ -66,8 +66,8 @@ pub enum Token {
     Local(ActionId),
     /// A process that has a slot of the head.
     SlotUser(User),
-    /// A process that runs here as one of a sequence.
-    Sequence,
+    /// A process that runs here as a probe.
+    Probe,
     /// A descriptor of the loop itself.
     Wake,
     Signal,

@@ -21,11 +21,11 @@ mod locks;
 mod meter;
 mod outside;
 mod places;
+mod probes;
 pub mod queue;
 #[cfg(test)]
 mod random;
 mod ranks;
-mod sequence;
 mod shipments;
 #[cfg(test)]
 mod simulation;
@@ -57,9 +57,9 @@ use liveness::SILENCE_MAX;
 use meter::{Meter, Part};
 use outside::Head;
 use places::{Peer, Places};
+use probes::{Probes, SHORT};
 use queue::{Command, Event, Queue, Rank};
 use ranks::{Ranks, Source};
-use sequence::{SHORT, Sequence};
 use shipments::Shipments;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -140,7 +140,7 @@ struct Dispatcher {
     shipments: Shipments,
     environments: Environments,
     places: Places,
-    sequence: Sequence,
+    probes: Probes,
     meter: Meter,
     figures: Figures,
     events: Events,
@@ -193,7 +193,7 @@ pub fn run(mut link: Link, options: &Options) -> Result<()> {
         shipments: Shipments::default(),
         environments: Environments::default(),
         places: Places::new(Head, options.local_jobs.unwrap_or_else(jobs::own_cpus)),
-        sequence: Sequence::default(),
+        probes: Probes::default(),
         meter: Meter::default(),
         figures: Figures::default(),
         events: Events::open(options.events.as_deref()),
@@ -260,7 +260,7 @@ impl Dispatcher {
             caps.rung = self.events.look().map_or(caps.rung, |delay| delay.min(caps.rung));
             let mut interest = Interest::default();
             // First: who comes after it must not be taken for one that comes meanwhile.
-            self.sequence.interest(&mut interest);
+            self.probes.interest(&mut interest);
             self.clients.interest(&mut interest);
             interest.add(self.toolchains.wake_fd(), false, Token::Wake);
             interest.add(signals.as_raw_fd(), false, Token::Signal);
@@ -307,11 +307,7 @@ impl Dispatcher {
             Token::Jobserver(jobserver) => self.places.take(jobserver),
             Token::SlotUser(user) => self.places.ended(user),
             Token::Local(action) => self.events.ended(action),
-            Token::Sequence => {
-                if let Some((source, wall)) = self.sequence.ended() {
-                    self.history.note_time(&source, wall);
-                }
-            }
+            Token::Probe => self.probes.ended(),
             Token::Wake => {
                 for (id, waiting) in self.toolchains.finished() {
                     for action in waiting {
@@ -452,39 +448,25 @@ impl Dispatcher {
         };
         state.toolchain = toolchain;
         let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
-        let alike = self.history.last_of_name(&state.invocation);
-        let itself = state.cost.map(|cost| cost.wall);
-        if self.sequence.continues(self.queue.is_empty()) && self.is_short(action, alike) && self.keep_here(action) {
+        let source = Origin::of(&state.invocation).source;
+        let is_short = state.cost.map_or_else(|| self.probes.was_short(&source), |cost| cost.wall <= SHORT);
+        let (client, only_ranks, place) = (state.client, state.only_ranks, &state.place);
+        let peer = Peer { client, pid: self.clients.pid(client) };
+        let may_run_here = !only_ranks && self.places.is_at_hand(action, peer, place);
+        if may_run_here && self.queue.is_empty() && self.probes.is_probe(&source) && self.probes.keep(peer.pid, source)
+        {
+            self.run_locally(action, "short".to_owned());
             return Ok(());
         }
         self.step(Event::Submitted { action, toolchain, demand })?;
         let waits = self.queue.rank_of(action).is_none() && self.queue.is_busy();
-        if waits && self.is_short(action, itself.or(alike)) {
+        if may_run_here && waits && is_short {
             // It is over sooner here. Without this, a configure script beside a large build would wait for that build's
             // compiles with each of its probes.
             self.step(Event::Abandoned { action })?;
             self.run_locally(action, "short".to_owned());
         }
         Ok(())
-    }
-
-    /// Will the action, which took so long last time, be over soon here, and has it a place?
-    fn is_short(&self, action: ActionId, last_time: Option<Duration>) -> bool {
-        let Some(Action { client, place, only_ranks, .. }) = self.actions.get(&action) else { return false };
-        !only_ranks
-            && last_time.is_some_and(|wall| wall <= SHORT)
-            && self.places.is_at_hand(action, self.peer(*client), place)
-    }
-
-    /// The action continues a [`Sequence`]. `false`: its end would not be seen.
-    fn keep_here(&mut self, action: ActionId) -> bool {
-        let Some(Action { client, invocation, .. }) = self.actions.get(&action) else { return false };
-        let source = Origin::of(invocation).source;
-        let is_kept = self.sequence.keep(self.clients.pid(*client), source);
-        if is_kept {
-            self.run_locally(action, "short".to_owned());
-        }
-        is_kept
     }
 
     fn step(&mut self, event: Event) -> Result<()> {
@@ -815,12 +797,9 @@ impl Dispatcher {
         }
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(state) = self.actions.remove(&action) else { return };
-        if let (Some(running), Some(since)) = (&state.running, state.since) {
-            let wall = since.elapsed();
-            self.sequence.note(wall);
-            if result.exit == Exit::Code(0) {
-                self.history.learn_cost(running, Cost { peak_bytes: result.peak_bytes, wall });
-            }
+        if let (Exit::Code(0), Some(running), Some(since)) = (result.exit, &state.running, state.since) {
+            self.probes.note(&running.origin().source, since.elapsed());
+            self.history.learn_cost(running, Cost { peak_bytes: result.peak_bytes, wall: since.elapsed() });
         }
         self.events.finished(action, &result, state.sent_bytes);
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });

@@ -72,7 +72,7 @@ fn state(view: &View) -> String {
     match (view.session.end, view.left) {
         (Some(end), _) => {
             let status = end.status.map_or(String::new(), |status| format!(", status {status}"));
-            format!("ended after {}{status}", clock(end.at_us / 1_000_000))
+            format!("ended after {}{status}", clock(view.session.wall_us() / 1_000_000))
         }
         (None, _) if view.session.is_dead => format!("killed after {}", clock(view.session.now_us / 1_000_000)),
         // With nothing to do, or on a host whose locks are not seen here.

@@ -17,10 +17,9 @@ mod subject;
 
 use crate::dispatcher::files::{HeadTree, PathId};
 use crate::driver::toolchain::readings::{Earlier, Use};
-use crate::wire::{Bytes, Invocation};
+use crate::wire::Invocation;
 pub use costs::Cost;
 use database::{BYTES_MAX, Database, Note};
-use mpicc_proxy_abi::driver as names;
 use predict::{Guess, Knowledge, Name};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -41,9 +40,6 @@ const ASKED_MAX: usize = 8192;
 
 /// Most paths that travel along with one answer: less than a millisecond of the head's.
 const CARRIED_MAX: usize = 256;
-
-/// Most file names of sources whose durations are kept.
-const NAMES_MAX: usize = 65_536;
 
 /// Siblings that have finished and are enough to go by; until then, running ones are listened to as well.
 const FINISHED_ENOUGH: usize = 8;
@@ -75,8 +71,6 @@ pub struct History {
     database: Option<Database>,
     knowledge: Knowledge,
     asked: HashMap<Scope, Asked>,
-    /// What the last source of a file name took.
-    last: HashMap<Bytes, Duration>,
     /// The head's name for each of ours, and the other way round.
     heads: Vec<Option<PathId>>,
     names: Vec<Option<Name>>,
@@ -91,7 +85,6 @@ impl History {
             database: file.map(|file| Database::open(file, BYTES_MAX)),
             knowledge: Knowledge::default(),
             asked: HashMap::new(),
-            last: HashMap::new(),
             heads: Vec::new(),
             names: Vec::new(),
             recorded: Vec::new(),
@@ -204,22 +197,8 @@ impl History {
         self.knowledge.costs.get(&subject::action_key(invocation)).copied()
     }
 
-    /// What the last source of this file name took in this session: the probes of configure scripts are all named alike.
-    pub fn last_of_name(&self, invocation: &Invocation) -> Option<Duration> {
-        self.last.get(names::base_name(&Origin::of(invocation).source)).copied()
-    }
-
-    /// Takes note of what a compile of `source` took, wherever it ran.
-    pub fn note_time(&mut self, source: &[u8], wall: Duration) {
-        let name = names::base_name(source);
-        if self.last.len() < NAMES_MAX || self.last.contains_key(name) {
-            self.last.insert(name.to_vec(), wall);
-        }
-    }
-
-    /// Takes note of what an action took on a rank.
+    /// Takes note of what an action took.
     pub fn learn_cost(&mut self, running: &Running, cost: Cost) {
-        self.note_time(&running.subject.origin.source, cost.wall);
         let key = running.subject.key;
         let known = self.knowledge.costs.get(&key);
         if known.is_none_or(|known| !known.resembles(cost)) {
