@@ -10,7 +10,7 @@
 use crate::environment::{self, Change};
 use crate::error::{Failure, exit};
 use crate::jobs;
-use crate::journal::Log;
+use crate::journal::{self, Log};
 use crate::paths::{self, Installation};
 use crate::ranks::{LaunchOptions, Ranks};
 use crate::signals::{self, Signals};
@@ -115,10 +115,10 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let start = Instant::now();
     let ended = run_command(&signals, &options.command, &changes, |now| Some(upkeep.look(now)));
     let wall_s = start.elapsed().as_secs_f64();
-    log.built();
+    let command_us = journal::unix_us();
     let (outcome, ranks) = upkeep.finish(Duration::from_secs(STOP_TIMEOUT_S));
     let status = ended.as_ref().map_or_else(|failure| failure.status, |ended| exit_status(*ended));
-    log.end(status);
+    log.end(status, Some(command_us));
     ended?;
     match outcome {
         Outcome::Complete { stats, note } => {

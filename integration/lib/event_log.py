@@ -46,7 +46,6 @@ for link in range(5):
     tell(end + link * 0.8 + 1.5, "ended", action=number)
 tell(end + 4, "counts", bytes_to_workers=actions * 40_000, bytes_from_workers=actions * 60_000, misses=actions,
      tokens_lent=actions, dispatcher_cpu_us=actions * 1500, clients_cpu_us=actions * 700)
-tell(end + 5, "built")
-tell(end + 6, "end", status=0)
+tell(end + 6, "end", status=0, command_us=began_us + int((end + 5) * 1e6))
 for _, _, event in sorted(events, key=lambda entry: entry[:2]):
     print(json.dumps(event, separators=(",", ":")))

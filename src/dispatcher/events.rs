@@ -163,7 +163,7 @@ impl Events {
     pub fn close(mut self, stats: &Stats) {
         self.journal.note(Event::Counts(counts(stats)));
         if self.is_whole {
-            self.journal.note(Event::End { status: None });
+            self.journal.note(Event::End { status: None, command_us: None });
         }
         self.journal.close();
     }

@@ -453,7 +453,7 @@ impl Dispatcher {
         let (client, only_ranks, place) = (state.client, state.only_ranks, &state.place);
         let peer = Peer { client, pid: self.clients.pid(client) };
         let may_run_here = !only_ranks && self.places.is_at_hand(action, peer, place);
-        if may_run_here && self.queue.is_empty() && self.probes.is_probe(&source) && self.probes.keep(peer.pid, source)
+        if may_run_here && self.queue.is_empty() && self.probes.continues(&source) && self.probes.keep(peer.pid, source)
         {
             self.run_locally(action, "short".to_owned());
             return Ok(());

@@ -1,7 +1,7 @@
-//! Short compiles of sources that are all named alike: the probes of a configure script.
+//! Short compiles, and among them the probes of configure scripts, whose sources are known by where they are.
 //!
-//! When nothing else goes on, a rank can only add the way there and back to such a compile, and it is run here. One at a
-//! time: a second one that comes meanwhile goes to a rank.
+//! When nothing else goes on, a rank can only add the way there and back to a probe, and it is run here. One at a time: a
+//! second one that comes meanwhile goes to a rank.
 
 use super::clients::Token;
 use crate::event::Interest;
@@ -15,8 +15,11 @@ use std::time::{Duration, Instant};
 /// What takes no longer than this is not worth the way to a rank, nor waiting for a slot there.
 pub const SHORT: Duration = Duration::from_millis(50);
 
-/// So many short compiles of one file name are a script's. A build compiles a source twice at most.
+/// So many short probes of one file name, and more will come.
 const ENOUGH: u32 = 4;
+
+/// The folders in which CMake and meson make their probes.
+const FOLDERS: [&[u8]; 3] = [b"/CMakeFiles/CMakeScratch/", b"/CMakeFiles/CMakeTmp/", b"/meson-private/"];
 
 /// Most names that are kept.
 const NAMES_MAX: usize = 65_536;
@@ -41,9 +44,9 @@ impl Probes {
         self.count(source) > 0
     }
 
-    /// Is a compile of `source` another one of many, with none of them running here?
-    pub fn is_probe(&self, source: &[u8]) -> bool {
-        self.here.is_none() && self.count(source) >= ENOUGH
+    /// Is a compile of `source` one more probe, with none running here?
+    pub fn continues(&self, source: &[u8]) -> bool {
+        self.here.is_none() && is_probe(source) && self.count(source) >= ENOUGH
     }
 
     fn count(&self, source: &[u8]) -> u32 {
@@ -83,6 +86,12 @@ impl Probes {
     }
 }
 
+/// Does a configure script compile this source: autoconf's `conftest.c`, or one where CMake or meson puts them?
+fn is_probe(source: &[u8]) -> bool {
+    let contains = |part: &[u8]| source.windows(part.len()).any(|window| window == part);
+    base_name(source).starts_with(b"conftest.") || FOLDERS.iter().any(|folder| contains(folder))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,10 +100,10 @@ mod tests {
     fn known() -> Probes {
         let mut probes = Probes::default();
         for number in 0..ENOUGH {
-            assert!(!probes.is_probe(b"/b/conftest.c"));
+            assert!(!probes.continues(b"/b/conftest.c"));
             probes.note(format!("/{number}/conftest.c").as_bytes(), SHORT);
         }
-        assert!(probes.is_probe(b"/b/conftest.c"));
+        assert!(probes.continues(b"/b/conftest.c"));
         probes
     }
 
@@ -102,10 +111,25 @@ mod tests {
     fn many_short_ones_of_one_name() {
         let mut probes = known();
         assert!(!probes.was_short(b"/b/main.c"));
-        probes.note(b"/b/main.c", SHORT);
-        assert!(probes.was_short(b"main.c") && !probes.is_probe(b"main.c"));
+        for _ in 0..2 * ENOUGH {
+            probes.note(b"/b/main.c", SHORT);
+        }
+        assert!(probes.was_short(b"main.c") && !probes.continues(b"main.c"), "no probe");
         probes.note(b"conftest.c", SHORT * 2);
         assert!(!probes.was_short(b"conftest.c"), "they are short no more");
+    }
+
+    #[test]
+    fn sources_of_probes() {
+        for (source, is) in [
+            ("/b/conftest.cpp", true),
+            ("/b/CMakeFiles/CMakeScratch/TryCompile-x/CheckIncludeFile.c", true),
+            ("/b/meson-private/tmpq/testfile.c", true),
+            ("/b/conftester.c", false),
+            ("/b/CMakeFiles/main.c", false),
+        ] {
+            assert_eq!(is_probe(source.as_bytes()), is, "{source}");
+        }
     }
 
     #[test]
@@ -113,7 +137,7 @@ mod tests {
         let mut probes = known();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(probes.keep(Some(child.id()), b"conftest.c".to_vec()));
-        assert!(!probes.is_probe(b"conftest.c"));
+        assert!(!probes.continues(b"conftest.c"));
         child.kill().unwrap();
         let mut interest = Interest::default();
         probes.interest(&mut interest);

@@ -45,23 +45,15 @@ impl Log {
     pub fn abandon(&self, status: u8) {
         match &self.file {
             Some((path, _)) if self.is_usual => _ = fs::remove_file(path),
-            _ => self.end(status),
+            _ => self.end(status, None),
         }
     }
 
-    /// The command has ended.
-    pub fn built(&self) {
-        self.note(Event::Built);
-    }
-
-    pub fn end(&self, status: u8) {
-        self.note(Event::End { status: Some(status) });
-    }
-
-    fn note(&self, event: Event) {
+    /// The session is over, whose command had ended at `command_us`, Unix time, if it was run.
+    pub fn end(&self, status: u8, command_us: Option<u64>) {
         let journal = |(_, file): &(PathBuf, File)| Journal::to(file.try_clone().ok()?).ok();
         if let Some(mut journal) = self.file.as_ref().and_then(journal) {
-            journal.note(event);
+            journal.note(Event::End { status: Some(status), command_us });
             journal.close();
         }
     }

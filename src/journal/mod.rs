@@ -89,12 +89,12 @@ pub enum Event {
     Counts(Counts),
     /// Nothing more of single actions: there were too many.
     Full,
-    /// `run`'s command has ended, and the ranks are to.
-    Built,
-    /// The session is over. `status`: that of `run`'s command.
+    /// The session is over. `status`: that of `run`'s command, which had ended at `command_us` (Unix time).
     End {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         status: Option<u8>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        command_us: Option<u64>,
     },
     /// Of a later version.
     #[serde(other)]
@@ -254,8 +254,11 @@ mod tests {
                 r#"{"at_us":7,"event":"counts","bytes_to_workers":1,"bytes_from_workers":2,"misses":3,"tokens_lent":4,"dispatcher_cpu_us":5,"clients_cpu_us":6}"#,
             ),
             (Event::Full, r#"{"at_us":7,"event":"full"}"#),
-            (Event::Built, r#"{"at_us":7,"event":"built"}"#),
-            (Event::End { status: Some(2) }, r#"{"at_us":7,"event":"end","status":2}"#),
+            (Event::End { status: Some(2), command_us: None }, r#"{"at_us":7,"event":"end","status":2}"#),
+            (
+                Event::End { status: Some(2), command_us: Some(6) },
+                r#"{"at_us":7,"event":"end","status":2,"command_us":6}"#,
+            ),
         ];
         for (event, text) in table {
             let line = Line { at_us: 7, event };

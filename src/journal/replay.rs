@@ -217,8 +217,8 @@ impl Session {
                 };
             }
             Event::Full => self.is_full = true,
-            Event::Built => self.built_us = Some(now),
-            Event::End { status } => {
+            Event::End { status, command_us } => {
+                self.built_us = command_us.map(|us| us.saturating_sub(self.began_us));
                 self.lose_dispatcher(now);
                 self.end = Some(End { at_us: now, status });
             }
@@ -419,9 +419,11 @@ pub mod tests {
     use super::*;
 
     /// A session of two workers with two slots each, from events and the seconds at which they happen.
+    /// When [`told`] sessions begin, Unix time.
+    pub const BEGAN_US: u64 = 1_000_000_000;
+
     pub fn told(events: Vec<(f64, Event)>) -> Session {
         let mut session = Session::default();
-        let began = 1_000_000_000;
         let first = Event::Session {
             schema: super::super::SCHEMA,
             version: String::new(),
@@ -433,7 +435,7 @@ pub mod tests {
         let worker = |rank, host: &str| Worker { rank, host: host.into(), slots: 2 };
         let ranks = Event::Ranks { ranks: vec![worker(1, "alpha"), worker(2, "beta")] };
         for (at_s, event) in [(0.0, first), (0.0, ranks)].into_iter().chain(events) {
-            session.take(Line { at_us: began + (at_s * 1e6) as u64, event });
+            session.take(Line { at_us: BEGAN_US + (at_s * 1e6) as u64, event });
         }
         session
     }
@@ -467,7 +469,7 @@ pub mod tests {
             (4.0, finished(1, 2.0)),
             (4.5, local(2, "link", "prog")),
             (5.0, Event::Ended { action: 2 }),
-            (5.0, Event::End { status: Some(2) }),
+            (5.0, Event::End { status: Some(2), command_us: None }),
         ])
     }
 

@@ -267,7 +267,7 @@ fn curves(session: &Session) -> (Vec<f64>, Vec<f64>) {
 mod tests {
     use super::*;
     use crate::journal::Event;
-    use crate::journal::replay::tests::{finished, local, queued, started, told};
+    use crate::journal::replay::tests::{BEGAN_US, finished, local, queued, started, told};
 
     /// All names in an object and in the objects of its arrays.
     fn names(value: &serde_json::Value) -> Vec<String> {
@@ -308,10 +308,9 @@ mod tests {
             (5.0, finished(1, 3.5)),
             (5.0, local(3, "link", "prog")),
             (9.0, Event::Ended { action: 3 }),
-            (10.0, Event::Built),
             (10.0, queued(4)),
             (11.0, started(4, 1, "left running")),
-            (12.0, Event::End { status: Some(0) }),
+            (12.0, Event::End { status: Some(0), command_us: Some(BEGAN_US + 10_000_000) }),
         ]);
         let figures = Figures::of(&session);
         assert!(figures.complete);

@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn the_end_is_seen() {
         let mut events = events();
-        events.push((9.0, Event::End { status: Some(2) }));
+        events.push((9.0, Event::End { status: Some(2), command_us: None }));
         let session = told(events);
         let view = View { session: &session, now_us: 70_000_000, left: None };
         assert!(screen(&view, 80, 24)[0].ends_with("ended after 0:09, status 2"));
