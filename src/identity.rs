@@ -19,7 +19,12 @@ pub fn among(facts: &Metadata) -> Identity {
     (facts.dev(), facts.ino())
 }
 
+/// Does the path mean this file?
+pub fn is(path: impl AsRef<Path>, file: Identity) -> bool {
+    of(path).is_ok_and(|found| found == file)
+}
+
 /// Do both mean one file that is there?
 pub fn is_same(one: impl AsRef<Path>, other: impl AsRef<Path>) -> bool {
-    of(one).is_ok_and(|one| of(other).is_ok_and(|other| one == other))
+    of(one).is_ok_and(|one| is(other, one))
 }

@@ -60,7 +60,7 @@ fn find_at(place: Place<'_>) -> Result<Jobserver, &'static str> {
     for _ in 0..ANCESTORS_MAX {
         let Some(parent) = Process::read(&job.parent.to_string()) else { break };
         if let Some([read, write]) = parent.ends(place) {
-            let id = identity::of(&read).ok().filter(|_| identity::is_same(&read, &write)).ok_or("jobserver-gone")?;
+            let id = identity::of(&read).ok().filter(|id| identity::is(&write, *id)).ok_or("jobserver-gone")?;
             let [read, write] = [read, write].map(|end| end.into_os_string().into_vec());
             return Ok(Jobserver { id, read, write, job: (job.pid, job.started) });
         }
@@ -160,14 +160,15 @@ impl Process {
         match place {
             Place::Fifo(path) => {
                 let path = Path::new(OsStr::from_bytes(path));
+                let fifo = identity::of(path).ok()?;
                 let mut open = fs::read_dir(fds).ok()?.flatten();
-                open.any(|fd| identity::is_same(fd.path(), path)).then(|| [path.to_path_buf(), path.to_path_buf()])
+                open.any(|fd| identity::is(fd.path(), fifo)).then(|| [path.to_path_buf(), path.to_path_buf()])
             }
             Place::Pipe { read, write } => {
                 let ends = [read, write].map(|fd| fds.join(fd.to_string()));
                 // It may have a name: Spack tells an old make the descriptors of its FIFO.
                 let pipe = fs::metadata(&ends[0]).ok().filter(|found| found.file_type().is_fifo())?;
-                let is_same = |fd: PathBuf| identity::of(fd).is_ok_and(|found| found == identity::among(&pipe));
+                let is_same = |fd: PathBuf| identity::is(fd, identity::among(&pipe));
                 if !is_same(ends[1].clone()) {
                     return None;
                 }

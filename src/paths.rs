@@ -146,7 +146,7 @@ pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
 /// The path by its folder's real name, now; `None`: there is no such folder.
 pub fn with_real_folder(path: &Path) -> Option<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
 /// Do both paths mean the same file, also if it is not there yet?

@@ -173,11 +173,11 @@ unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
         path = unsafe { call.target.locate(environment, false, &mut found) };
     }
     let Some(path) = path else { return Verdict::Real(Image::Other) };
-    // SAFETY: a C string.
+    // SAFETY: a C string, here and below.
     if is_leaf(unsafe { bytes_of(path) }) {
         return Verdict::Real(Image::Leaf);
     }
-    // SAFETY: a C string, here and below.
+    // SAFETY: as above.
     let suspect = is_sure && unsafe { target::looks_like_driver(path) } && survey.wants_client();
     // SAFETY: as above.
     let inspection = unsafe { target::inspect(path, suspect) };

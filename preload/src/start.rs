@@ -57,6 +57,7 @@ fn start() {
         unsafe { catch(&stack, envp, &survey) };
         // SAFETY: as above.
         unsafe { step::start(stack.executed, envp, &survey) };
+        // Found once: each child of a shell, which executes and is gone, would look for it.
         next::execve();
     }
 }

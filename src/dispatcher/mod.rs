@@ -448,25 +448,41 @@ impl Dispatcher {
         };
         state.toolchain = toolchain;
         let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
-        let source = Origin::of(&state.invocation).source;
-        let is_short = state.cost.map_or_else(|| self.probes.was_short(&source), |cost| cost.wall <= SHORT);
-        let (client, only_ranks, place) = (state.client, state.only_ranks, &state.place);
-        let peer = Peer { client, pid: self.clients.pid(client) };
-        let may_run_here = !only_ranks && self.places.is_at_hand(action, peer, place);
-        if may_run_here && self.queue.is_empty() && self.probes.continues(&source) && self.probes.keep(peer.pid, source)
-        {
-            self.run_locally(action, "short".to_owned());
+        if self.queue.is_empty() && self.may_run_here(action) && self.keep_probe(action) {
             return Ok(());
         }
         self.step(Event::Submitted { action, toolchain, demand })?;
         let waits = self.queue.rank_of(action).is_none() && self.queue.is_busy();
-        if may_run_here && waits && is_short {
+        if waits && self.may_run_here(action) && self.is_short(action) {
             // It is over sooner here. Without this, a configure script beside a large build would wait for that build's
             // compiles with each of its probes.
             self.step(Event::Abandoned { action })?;
             self.run_locally(action, "short".to_owned());
         }
         Ok(())
+    }
+
+    /// Has the action a place here, and may use it?
+    fn may_run_here(&self, action: ActionId) -> bool {
+        let Some(Action { client, place, only_ranks, .. }) = self.actions.get(&action) else { return false };
+        !only_ranks && self.places.is_at_hand(action, self.peer(*client), place)
+    }
+
+    /// By what it took last time, or the last source of its name.
+    fn is_short(&self, action: ActionId) -> bool {
+        let Some(Action { invocation, cost, .. }) = self.actions.get(&action) else { return false };
+        cost.map_or_else(|| self.probes.was_short(&Origin::of(invocation).source), |cost| cost.wall <= SHORT)
+    }
+
+    /// Runs the action here if it is one more of many probes.
+    fn keep_probe(&mut self, action: ActionId) -> bool {
+        let Some(Action { client, invocation, .. }) = self.actions.get(&action) else { return false };
+        let source = Origin::of(invocation).source;
+        let is_kept = self.probes.continues(&source) && self.probes.keep(self.clients.pid(*client), source);
+        if is_kept {
+            self.run_locally(action, "short".to_owned());
+        }
+        is_kept
     }
 
     fn step(&mut self, event: Event) -> Result<()> {
@@ -798,8 +814,9 @@ impl Dispatcher {
         self.ranks.note_finished(rank, result.cpu_us);
         let Some(state) = self.actions.remove(&action) else { return };
         if let (Exit::Code(0), Some(running), Some(since)) = (result.exit, &state.running, state.since) {
-            self.probes.note(&running.origin().source, since.elapsed());
-            self.history.learn_cost(running, Cost { peak_bytes: result.peak_bytes, wall: since.elapsed() });
+            let wall = since.elapsed();
+            self.probes.note(&running.origin().source, wall);
+            self.history.learn_cost(running, Cost { peak_bytes: result.peak_bytes, wall });
         }
         self.events.finished(action, &result, state.sent_bytes);
         self.figures.note_action(ActionFigures { misses: result.misses, sent_bytes: state.sent_bytes });

@@ -1,5 +1,6 @@
 //! Where event logs are, how sessions are named, and which of them stay.
 
+use super::replay::LINE_BYTES_MAX;
 use super::{Event, Line, file};
 use crate::paths;
 use mpicc_proxy_abi::env::is_off;
@@ -82,11 +83,9 @@ pub fn newest(folder: &Path) -> Option<PathBuf> {
 }
 
 fn is_begun(path: &Path) -> bool {
-    /// More than the longest command line.
-    const LINE_BYTES_MAX: u64 = 4 << 20;
     let mut first = Vec::new();
-    let read =
-        file::read(path).and_then(|file| BufReader::new(file).take(LINE_BYTES_MAX).read_until(b'\n', &mut first));
+    let read = file::read(path)
+        .and_then(|file| BufReader::new(file).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut first));
     read.is_ok() && matches!(serde_json::from_slice(&first), Ok(Line { event: Event::Session { .. }, .. }))
 }
 

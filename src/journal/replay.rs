@@ -12,7 +12,7 @@ use std::path::Path;
 const READ_BYTES: usize = 1 << 20;
 
 /// A line that has no end within this is none of ours.
-const LINE_BYTES_MAX: usize = 4 << 20;
+pub const LINE_BYTES_MAX: usize = 4 << 20;
 
 /// Index into [`Session::actions`].
 pub type Index = usize;
@@ -28,8 +28,6 @@ pub struct Session {
     pub began_us: u64,
     /// When it was heard of last.
     pub now_us: u64,
-    /// When the command had ended.
-    pub built_us: Option<u64>,
     pub end: Option<End>,
     /// It has no end, and nobody writes any more.
     pub is_dead: bool,
@@ -60,6 +58,8 @@ pub struct End {
     pub at_us: u64,
     /// That of the command of `run`.
     pub status: Option<u8>,
+    /// When that had ended, if it was run.
+    pub command_us: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -218,9 +218,9 @@ impl Session {
             }
             Event::Full => self.is_full = true,
             Event::End { status, command_us } => {
-                self.built_us = command_us.map(|us| us.saturating_sub(self.began_us));
+                let command_us = command_us.map(|us| us.saturating_sub(self.began_us));
+                self.end = Some(End { at_us: now, status, command_us });
                 self.lose_dispatcher(now);
-                self.end = Some(End { at_us: now, status });
             }
             Event::Unknown => {}
         }
@@ -233,7 +233,7 @@ impl Session {
 
     /// How long the session lasted, or has lasted: until its command had ended, if it had one.
     pub fn wall_us(&self) -> u64 {
-        self.built_us.unwrap_or(self.last_us())
+        self.end.and_then(|end| end.command_us).unwrap_or(self.last_us())
     }
 
     /// What goes on went on until here.
@@ -321,11 +321,12 @@ impl Session {
         if !self.running.remove(&index) {
             return;
         }
+        let until = self.wall_us();
         if let Some(run) = &mut self.actions[index].run {
             run.until_us = Some(now);
             let worker = &mut self.workers[run.worker];
             worker.taken[run.slot] = None;
-            worker.busy_us += self.built_us.unwrap_or(now).min(now).saturating_sub(run.since_us);
+            worker.busy_us += until.saturating_sub(run.since_us);
         }
     }
 
@@ -418,10 +419,10 @@ pub fn load(path: &Path) -> io::Result<Session> {
 pub mod tests {
     use super::*;
 
-    /// A session of two workers with two slots each, from events and the seconds at which they happen.
     /// When [`told`] sessions begin, Unix time.
     pub const BEGAN_US: u64 = 1_000_000_000;
 
+    /// A session of two workers with two slots each, from events and the seconds at which they happen.
     pub fn told(events: Vec<(f64, Event)>) -> Session {
         let mut session = Session::default();
         let first = Event::Session {
@@ -556,6 +557,6 @@ pub mod tests {
         file.write_all(b"ion\":1}\nnonsense\n\xff\n{\"at_us\":6,\"event\":\"end\"}\n").unwrap();
         assert!(follower.read(&mut session).unwrap());
         assert_eq!((session.odd_lines, session.actions.len()), (2, 1));
-        assert_eq!(session.end, Some(End { at_us: 1, status: None }));
+        assert_eq!(session.end, Some(End { at_us: 1, status: None, command_us: None }));
     }
 }

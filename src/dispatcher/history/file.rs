@@ -39,7 +39,7 @@ pub fn set_aside_if_bad(file: &Path, opened: Identity, error: anyhow::Error) -> 
         return Err(error);
     }
     let _lock = lock(file)?;
-    if identity::of(file).ok() == Some(opened) { set_aside(file, &error) } else { Ok(()) }
+    if identity::is(file, opened) { set_aside(file, &error) } else { Ok(()) }
 }
 
 fn set_aside(file: &Path, error: &anyhow::Error) -> Result<()> {
