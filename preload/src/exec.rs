@@ -12,7 +12,7 @@ use crate::env::{self, DRIVER_BYTES_MAX, Survey};
 use crate::fixed::{Fixed, bytes_of};
 use crate::hook::{self, Mode};
 use crate::keep::kept;
-use crate::leaf::is_leaf;
+use crate::leaf;
 use crate::loader::{self, Command};
 use crate::step;
 use crate::sys;
@@ -174,7 +174,9 @@ unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
     }
     let Some(path) = path else { return Verdict::Real(Image::Other) };
     // SAFETY: a C string, here and below.
-    if is_leaf(unsafe { bytes_of(path) }) {
+    let name = unsafe { bytes_of(path) };
+    // SAFETY: the caller's arrays.
+    if leaf::is_leaf(name) || !step::are_counted() && unsafe { leaf::starts_leaves(name, call.argv, envp) } {
         return Verdict::Real(Image::Leaf);
     }
     // SAFETY: as above.

@@ -85,12 +85,17 @@ unsafe fn has_jobserver(envp: Strings) -> bool {
     false
 }
 
+/// Is this a ninja whose steps take slots? The first process of a step has to be with the library.
+pub fn are_counted() -> bool {
+    PARALLELISM.load(Ordering::Relaxed) > 0
+}
+
 /// What a child that executes `image` finds as its step instead of what `survey` found. May wait for a slot.
 pub fn of_child(survey: &Survey, image: Image) -> Option<Variable> {
     let mut variable = Variable::new();
     variable.push(names::STEP)?;
     variable.push(b"=")?;
-    if PARALLELISM.load(Ordering::Relaxed) > 0 {
+    if are_counted() {
         variable.push(&step::UNNAMED)?;
         return Some(variable);
     }
@@ -114,7 +119,7 @@ pub fn of_child(survey: &Survey, image: Image) -> Option<Variable> {
 /// As fopen(3).
 pub unsafe fn fopen(real: real::fopen, path: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: a C string, promised by the caller.
-    if PARALLELISM.load(Ordering::Relaxed) > 0 && unsafe { bytes_of(path) } == b"/proc/self/cgroup" {
+    if are_counted() && unsafe { bytes_of(path) } == b"/proc/self/cgroup" {
         hook::set_errno(libc::ENOENT);
         return core::ptr::null_mut();
     }

@@ -375,7 +375,6 @@ impl Dispatcher {
                 if lent {
                     self.places.adopt(action, &place);
                 }
-                let lookup = self.toolchains.lookup(&invocation, action);
                 self.actions.insert(
                     action,
                     Action {
@@ -394,7 +393,12 @@ impl Dispatcher {
                     },
                 );
                 self.clients.set_action(client, Some(action));
-                match lookup {
+                // A script may have nothing for ranks: then nobody needs to know its toolchain.
+                if self.queue.is_empty() && self.may_run_here(action) && self.keep_probe(action) {
+                    return Ok(());
+                }
+                let Some(Action { invocation, .. }) = self.actions.get(&action) else { return Ok(()) };
+                match self.toolchains.lookup(invocation, action) {
                     Lookup::Pending => {}
                     Lookup::Known(known) => self.submit(action, known)?,
                 }
@@ -448,9 +452,6 @@ impl Dispatcher {
         };
         state.toolchain = toolchain;
         let demand = Demand::of(state.cost.map(|cost| cost.peak_bytes));
-        if self.queue.is_empty() && self.may_run_here(action) && self.keep_probe(action) {
-            return Ok(());
-        }
         self.step(Event::Submitted { action, toolchain, demand })?;
         let waits = self.queue.rank_of(action).is_none() && self.queue.is_busy();
         if waits && self.may_run_here(action) && self.is_short(action) {
@@ -474,11 +475,11 @@ impl Dispatcher {
         cost.map_or_else(|| self.probes.was_short(&Origin::of(invocation).source), |cost| cost.wall <= SHORT)
     }
 
-    /// Runs the action here if it is one more of many probes.
+    /// Runs the action here if it is a probe.
     fn keep_probe(&mut self, action: ActionId) -> bool {
         let Some(Action { client, invocation, .. }) = self.actions.get(&action) else { return false };
         let source = Origin::of(invocation).source;
-        let is_kept = self.probes.continues(&source) && self.probes.keep(self.clients.pid(*client), source);
+        let is_kept = self.probes.is_for_here(&source) && self.probes.keep(self.clients.pid(*client), source);
         if is_kept {
             self.run_locally(action, "short".to_owned());
         }

@@ -1,7 +1,7 @@
 //! Short compiles, and among them the probes of configure scripts, whose sources are known by where they are.
 //!
-//! When nothing else goes on, a rank can only add the way there and back to a probe, and it is run here. One at a time: a
-//! second one that comes meanwhile goes to a rank.
+//! When nothing else goes on, a rank can only add the way there and back to a probe, and it is run here, until one of its
+//! name took long. One at a time: a second one that comes meanwhile goes to a rank.
 
 use super::clients::Token;
 use crate::event::Interest;
@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 /// What takes no longer than this is not worth the way to a rank, nor waiting for a slot there.
 pub const SHORT: Duration = Duration::from_millis(50);
 
-/// So many short probes of one file name, and more will come.
-const ENOUGH: u32 = 4;
-
 /// The folders in which CMake and meson make their probes.
 const FOLDERS: [&[u8]; 3] = [b"/CMakeFiles/CMakeScratch/", b"/CMakeFiles/CMakeTmp/", b"/meson-private/"];
 
@@ -26,8 +23,8 @@ const NAMES_MAX: usize = 65_536;
 
 #[derive(Default)]
 pub struct Probes {
-    /// How many short compiles there were of each file name since the last long one.
-    short: HashMap<Bytes, u32>,
+    /// Was the last compile of a source named so short?
+    short: HashMap<Bytes, bool>,
     here: Option<Here>,
 }
 
@@ -41,27 +38,25 @@ struct Here {
 impl Probes {
     /// Was the last compile of a source named so short?
     pub fn was_short(&self, source: &[u8]) -> bool {
-        self.count(source) > 0
+        self.last(source) == Some(true)
     }
 
-    /// Is a compile of `source` one more probe, with none running here?
-    pub fn continues(&self, source: &[u8]) -> bool {
-        self.here.is_none() && is_probe(source) && self.count(source) >= ENOUGH
+    /// Is a compile of `source` a probe that may be short, with none running here?
+    pub fn is_for_here(&self, source: &[u8]) -> bool {
+        self.here.is_none() && is_probe(source) && self.last(source) != Some(false)
     }
 
-    fn count(&self, source: &[u8]) -> u32 {
-        self.short.get(base_name(source)).copied().unwrap_or(0)
+    fn last(&self, source: &[u8]) -> Option<bool> {
+        self.short.get(base_name(source)).copied()
     }
 
     /// A compile of `source` took so long.
     pub fn note(&mut self, source: &[u8], wall: Duration) {
-        let name = base_name(source);
-        if wall > SHORT {
-            self.short.remove(name);
-        } else if let Some(count) = self.short.get_mut(name) {
-            *count = count.saturating_add(1);
+        let (name, is_short) = (base_name(source), wall <= SHORT);
+        if let Some(known) = self.short.get_mut(name) {
+            *known = is_short;
         } else if self.short.len() < NAMES_MAX {
-            self.short.insert(name.to_vec(), 1);
+            self.short.insert(name.to_vec(), is_short);
         }
     }
 
@@ -97,26 +92,16 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    fn known() -> Probes {
-        let mut probes = Probes::default();
-        for number in 0..ENOUGH {
-            assert!(!probes.continues(b"/b/conftest.c"));
-            probes.note(format!("/{number}/conftest.c").as_bytes(), SHORT);
-        }
-        assert!(probes.continues(b"/b/conftest.c"));
-        probes
-    }
-
     #[test]
-    fn many_short_ones_of_one_name() {
-        let mut probes = known();
-        assert!(!probes.was_short(b"/b/main.c"));
-        for _ in 0..2 * ENOUGH {
-            probes.note(b"/b/main.c", SHORT);
-        }
-        assert!(probes.was_short(b"main.c") && !probes.continues(b"main.c"), "no probe");
-        probes.note(b"conftest.c", SHORT * 2);
-        assert!(!probes.was_short(b"conftest.c"), "they are short no more");
+    fn by_the_last_of_the_name() {
+        let mut probes = Probes::default();
+        assert!(!probes.was_short(b"/b/main.c") && probes.is_for_here(b"/b/conftest.c"));
+        probes.note(b"/b/main.c", SHORT);
+        assert!(probes.was_short(b"main.c") && !probes.is_for_here(b"main.c"), "no probe");
+        probes.note(b"/a/conftest.c", SHORT * 2);
+        assert!(!probes.was_short(b"conftest.c") && !probes.is_for_here(b"/b/conftest.c"), "it took long");
+        probes.note(b"/a/conftest.c", SHORT);
+        assert!(probes.was_short(b"conftest.c") && probes.is_for_here(b"/b/conftest.c"));
     }
 
     #[test]
@@ -134,10 +119,10 @@ mod tests {
 
     #[test]
     fn one_at_a_time_runs_here() {
-        let mut probes = known();
+        let mut probes = Probes::default();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(probes.keep(Some(child.id()), b"conftest.c".to_vec()));
-        assert!(!probes.continues(b"conftest.c"));
+        assert!(!probes.is_for_here(b"conftest.c"));
         child.kill().unwrap();
         let mut interest = Interest::default();
         probes.interest(&mut interest);
@@ -150,6 +135,6 @@ mod tests {
 
     #[test]
     fn who_cannot_be_seen_is_sent_to_a_rank() {
-        assert!(!known().keep(None, Vec::new()));
+        assert!(!Probes::default().keep(None, Vec::new()));
     }
 }
