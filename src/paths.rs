@@ -151,8 +151,20 @@ pub fn with_real_folder(path: &Path) -> Option<PathBuf> {
 
 /// Do both paths mean the same file, also if it is not there yet?
 pub fn is_same_place(one: &Path, other: &Path) -> bool {
-    let place = with_real_folder(one);
-    identity::is_same(one, other) || place.is_some() && place == with_real_folder(other)
+    let place = place(one);
+    identity::is_same(one, other) || place.is_some() && place == self::place(other)
+}
+
+/// Where a file is made that is opened by this path, behind symbolic links that lead nowhere yet.
+fn place(path: &Path) -> Option<PathBuf> {
+    /// As the kernel's.
+    const LINKS_MAX: usize = 40;
+    let mut place = with_real_folder(path)?;
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&place) else { return Some(place) };
+        place = with_real_folder(&place.parent()?.join(target))?;
+    }
+    None
 }
 
 /// What was installed together. Asks the file system.
@@ -303,6 +315,21 @@ mod tests {
             let variable =
                 |name: &OsStr| environment.iter().find(|(key, _)| name == *key).map(|(_, value)| value.into());
             assert_eq!(socket_path(variable, 7), Path::new(expected), "{environment:?}");
+        }
+    }
+
+    #[test]
+    fn places_of_files_that_are_not_there_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        symlink("file", at("link")).unwrap();
+        symlink(at("link"), at("chain")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        for name in ["file", "./file", "link", "chain"] {
+            assert!(is_same_place(&at(name), &at("file")), "{name}");
+        }
+        for name in ["other", "loop", "none/file"] {
+            assert!(!is_same_place(&at(name), &at("file")), "{name}");
         }
     }
 

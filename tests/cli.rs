@@ -881,7 +881,11 @@ fn events_of_a_session() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     fs::write(place.at("events").join("20991231-235959-2.jsonl"), "").unwrap();
     fs::write(place.at("events").join("20991231-235959-3.jsonl"), "{\"at_us\":1,\"event\":\"session\"}\n").unwrap();
+    let local = r#"{"at_us":1,"event":"local","action":1,"reason":"link","output":"/build/x"}"#;
+    fs::write(place.at("events").join("20991231-235959-4.jsonl"), format!("torn\n{local}\n")).unwrap();
     assert_eq!(stdout(&asked(&["report"])), stdout(&newest));
+    let of_nobody = "has /build/x as the (first) output of a compiler";
+    assert_sentence(&asked(&["explain", "--last", "/build/x"]), 66, of_nobody);
     for path in [&*fifo.display().to_string(), "/dev/null"] {
         let irregular = output(&mut place.command(&["run", "--events", path, "true"]));
         assert_sentence(&irregular, 73, &format!("cannot write events to {path}: it is not a regular file"));

@@ -27,8 +27,11 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
             })
     };
     for log in folder::files(&folder).unwrap_or_default() {
-        // A log that cannot be read knows nothing.
+        // A log that cannot be read knows nothing, nor is one of use whose session nobody can name.
         let Ok(session) = load(&log) else { continue };
+        if session.id.is_empty() {
+            continue;
+        }
         if let Some(action) = session.actions.iter().rev().find(|action| is_it(&action.what.output)) {
             let object = object(&session, action);
             return Ok(if json { format!("{object:#}\n") } else { sentence(&object) });
