@@ -1,8 +1,9 @@
 //! A string in a buffer of fixed size, always NUL-terminated: paths and environment strings, without allocation.
-//! Too long is an answer (`None`), never a truncation.
+//! Too long is an answer (`None`), never a truncation. Beside it, the strings of others.
 
 use core::ffi::c_char;
 use core::mem::MaybeUninit;
+use core::ptr::null;
 
 /// Up to `N - 1` bytes and a NUL. The buffer is not initialised beyond its content: 4 KiB cost nothing until used.
 pub struct Fixed<const N: usize> {
@@ -103,6 +104,24 @@ pub unsafe fn length(text: *const c_char) -> usize {
 pub unsafe fn bytes_of<'a>(text: *const c_char) -> &'a [u8] {
     // SAFETY: promised by the caller.
     unsafe { core::slice::from_raw_parts(text.cast(), length(text)) }
+}
+
+/// The bytes of the C strings in an array, as [`bytes_of`].
+///
+/// # Safety
+/// `next` is null or a NULL-terminated array of C strings, all of which stay for as long as the answers are used.
+pub unsafe fn strings<'a>(mut next: *const *const c_char) -> impl Iterator<Item = &'a [u8]> {
+    core::iter::from_fn(move || {
+        // SAFETY: not beyond the NULL at the end, which stays the last that is looked at.
+        let text = if next.is_null() { null() } else { unsafe { *next } };
+        if text.is_null() {
+            return None;
+        }
+        // SAFETY: behind what was no NULL is another.
+        next = unsafe { next.add(1) };
+        // SAFETY: a C string of the array.
+        Some(unsafe { bytes_of(text) })
+    })
 }
 
 #[cfg(test)]

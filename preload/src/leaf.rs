@@ -3,7 +3,7 @@
 //!
 //! Only where the system has them: a file of such a name elsewhere may be somebody's wrapper of anything.
 
-use crate::fixed::bytes_of;
+use crate::fixed::strings;
 use crate::table::Strings;
 use mpicc_proxy_abi::driver::base_name;
 
@@ -56,23 +56,6 @@ fn has_say(variable: &[u8], shell: &[u8]) -> bool {
     let function =
         variable.strip_prefix(b"BASH_FUNC_").and_then(|rest| rest.split(|byte| matches!(byte, b'%' | b'(')).next());
     variable.starts_with(b"BASH_ENV=") && shell == b"bash" || function.is_some_and(is_builtin)
-}
-
-/// # Safety
-/// As [`starts_leaves`].
-unsafe fn strings<'a>(mut next: Strings) -> impl Iterator<Item = &'a [u8]> {
-    core::iter::from_fn(move || {
-        // SAFETY: not beyond the NULL at the end, promised by the caller.
-        let text = if next.is_null() { return None } else { unsafe { *next } };
-        if text.is_null() {
-            return None;
-        }
-        // SAFETY: this was not the NULL, and is a C string.
-        unsafe {
-            next = next.add(1);
-            Some(bytes_of(text))
-        }
-    })
 }
 
 /// GNU sed's `e` and sort's `--compress-program` start what they are told; nobody tells them to compile.

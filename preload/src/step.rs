@@ -6,7 +6,7 @@
 
 use crate::elf::Image;
 use crate::env::{Survey, socket_path};
-use crate::fixed::{Fixed, bytes_of};
+use crate::fixed::{Fixed, bytes_of, strings};
 use crate::hook;
 use crate::keep::Name;
 use crate::sys;
@@ -69,20 +69,11 @@ pub unsafe fn start(executed: *const c_char, envp: Strings, survey: &Survey) {
 /// `envp` is null or a NULL-terminated array of C strings.
 unsafe fn has_jobserver(envp: Strings) -> bool {
     const OPTION: &[u8] = b"--jobserver-";
-    let mut next = envp;
-    // SAFETY: the array ends with a NULL, here and below.
-    while !next.is_null() && !unsafe { *next }.is_null() {
-        // SAFETY: as above.
-        let variable = unsafe { bytes_of(*next) };
-        if (variable.starts_with(b"MAKEFLAGS=") || variable.starts_with(b"MFLAGS="))
+    // SAFETY: promised by the caller.
+    unsafe { strings(envp) }.any(|variable| {
+        (variable.starts_with(b"MAKEFLAGS=") || variable.starts_with(b"MFLAGS="))
             && variable.windows(OPTION.len()).any(|window| window == OPTION)
-        {
-            return true;
-        }
-        // SAFETY: as above.
-        next = unsafe { next.add(1) };
-    }
-    false
+    })
 }
 
 /// Is this a ninja whose steps take slots? The first process of a step has to be with the library.
