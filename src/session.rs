@@ -19,12 +19,14 @@ use crate::status;
 use crate::upkeep::{Outcome, Upkeep};
 use crate::wire::Stats;
 use mpicc_proxy_abi as abi;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -142,12 +144,14 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
 /// Files that are written must not be one.
 fn check_distinct(options: &Options) -> Result<(), Failure> {
-    let named = [("--stats", &options.stats), ("--history", &options.history), ("--events", &options.events)];
-    let files: Vec<(&str, &Path)> =
-        named.iter().filter_map(|(option, file)| Some((*option, file.as_deref()?))).collect();
+    let history = paths::history_file(options.history.as_deref(), |name| std::env::var_os(name));
+    let events = options.events.clone().filter(|file| !abi::env::is_off(file.as_os_str().as_bytes()));
+    let history_option = if options.history.is_some() { "--history" } else { "MPICC_PROXY_HISTORY" };
+    let named = [("--stats", options.stats.clone()), (history_option, history), ("--events", events)];
+    let files: Vec<(&str, PathBuf)> = named.into_iter().filter_map(|(option, file)| Some((option, file?))).collect();
     for (number, (option, file)) in files.iter().enumerate() {
         for (other, earlier) in &files[..number] {
-            if !abi::env::is_off(file.as_os_str().as_bytes()) && paths::is_same_place(file, earlier) {
+            if paths::is_same_place(file, earlier) {
                 let sentence = format!("{other} and {option} both name {}; name two files", file.display());
                 return Err(Failure::new(exit::USAGE, sentence));
             }
@@ -186,10 +190,20 @@ struct StatsFile {
 
 impl StatsFile {
     fn create(path: &Path) -> Result<StatsFile, Failure> {
-        let file = File::create(path).map_err(|e| {
-            Failure::new(exit::CANNOT_CREATE, format!("cannot write the statistics to {}: {e}", path.display()))
-        })?;
-        Ok(StatsFile { path: path.into(), file })
+        // A FIFO that nobody reads would be waited for.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+        let open = || {
+            let file = options.open(path)?;
+            let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+            fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+            Ok(file)
+        };
+        let failed = |e: io::Error| {
+            let why = if e.raw_os_error() == Some(libc::ENXIO) { "nobody reads it".to_owned() } else { e.to_string() };
+            Failure::new(exit::CANNOT_CREATE, format!("cannot write the statistics to {}: {why}", path.display()))
+        };
+        Ok(StatsFile { path: path.into(), file: open().map_err(failed)? })
     }
 
     /// The error is an appendix to the session's sentence.

@@ -695,6 +695,11 @@ fn run_of_nothing_starts_no_ranks() {
     assert_sentence(&place.output(&["run", "--stats", "/nonexistent/s", "true"]), 73, "/nonexistent/s");
     let twice = place.output(&["run", "--stats", "both", "--events", "./both", "true"]);
     assert_sentence(&twice, 2, "--stats and --events both name ./both; name two files");
+    let history = output(place.command(&["run", "--stats", "both", "true"]).env("MPICC_PROXY_HISTORY", "both"));
+    assert_sentence(&history, 2, "--stats and MPICC_PROXY_HISTORY both name both; name two files");
+    nix::unistd::mkfifo(&place.at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = place.output(&["run", "--stats", &place.at("fifo").display().to_string(), "true"]);
+    assert_sentence(&fifo, 73, "/fifo: nobody reads it");
     let quote = place.output(&["run", "--wrap-worker", "env 'A", "true"]);
     assert_sentence(&quote, 2, "--wrap-worker");
     assert_sentence(&place.output(&["run", "--wrap-worker", " ", "true"]), 2, "--wrap-worker names no command");
@@ -886,6 +891,10 @@ fn events_of_a_session() {
     assert_eq!(stdout(&asked(&["report"])), stdout(&newest));
     let of_nobody = "has /build/x as the (first) output of a compiler";
     assert_sentence(&asked(&["explain", "--last", "/build/x"]), 66, of_nobody);
+    let query = r#"{"at_us":1,"event":"local","action":1,"reason":"query"}"#;
+    fs::write(place.at("events").join("20991231-235959-5.jsonl"), format!("{}\n{query}\n", lines[0])).unwrap();
+    assert_sentence(&asked(&["explain", "--last", "/"]), 66, "has / as the (first) output of a compiler");
+    fs::remove_file(place.at("events").join("20991231-235959-5.jsonl")).unwrap();
     for path in [&*fifo.display().to_string(), "/dev/null"] {
         let irregular = output(&mut place.command(&["run", "--events", path, "true"]));
         assert_sentence(&irregular, 73, &format!("cannot write events to {path}: it is not a regular file"));

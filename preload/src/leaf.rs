@@ -20,13 +20,19 @@ pub fn is_leaf(path: &[u8]) -> bool {
 pub unsafe fn starts_leaves(path: &[u8], argv: Strings, envp: Strings) -> bool {
     let Some(shell) = systems_own(path).filter(|name| matches!(*name, b"sh" | b"bash" | b"dash")) else { return false };
     // SAFETY: promised by the caller, here and below.
-    let mut arguments = unsafe { strings(argv) }.skip(1);
-    let (option, command, more) = (arguments.next(), arguments.next(), arguments.next());
-    matches!(option, Some(b"-c" | b"-ec"))
+    let mut arguments = unsafe { strings(argv) };
+    let mut next = || arguments.next();
+    let (called, option, command, more) = (next(), next(), next(), next());
+    // Which files it reads first goes by what it is called; with a dash in front, it is a login shell.
+    called.is_some_and(|called| base_name(called) == shell)
+        && matches!(option, Some(b"-c" | b"-ec"))
         && more.is_none()
         && command.is_some_and(is_of_leaves)
         // SAFETY: as above.
         && !unsafe { strings(envp) }.any(|variable| has_say(variable, shell))
+        // bash that no shell has started may be one that sshd has, which reads ~/.bashrc.
+        // SAFETY: as above.
+        && (shell != b"bash" || unsafe { strings(envp) }.any(is_below_a_shell))
 }
 
 /// The name of a program that the system has.
@@ -36,11 +42,11 @@ fn systems_own(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// Does whatever a shell could run in this text begin with a leaf or a builtin? What may hold a command in the middle of
-/// words is refused; each byte that may end one is taken for its end, also where it is quoted.
+/// words (bash's subscripts may, of variables in `test -v` and `{x}>`) is refused; each byte that may end one is taken for its end, also where it is quoted.
 fn is_of_leaves(command: &[u8]) -> bool {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let is_end = |byte: &u8| matches!(byte, b';' | b'&' | b'|' | b'\n');
-    !command.iter().any(|byte| matches!(byte, b'$' | b'`' | b'(' | b')'))
+    !command.iter().any(|byte| matches!(byte, b'$' | b'`' | b'(' | b')' | b'[' | b'{'))
         && command.split(is_end).all(|part| {
             let first = part.split(is_blank).find(|word| !word.is_empty());
             first.is_none_or(|word| is_builtin(word) || is_leaf(word))
@@ -48,14 +54,21 @@ fn is_of_leaves(command: &[u8]) -> bool {
 }
 
 fn is_builtin(word: &[u8]) -> bool {
-    matches!(word, b":" | b"[" | b"cd" | b"echo" | b"exit" | b"test" | b"true")
+    matches!(word, b":" | b"cd" | b"echo" | b"exit" | b"test" | b"true")
 }
 
-/// May the variable change what the shell runs: a file that bash reads first, or a function in place of a builtin?
+/// May the variable change what the shell runs: a file that bash reads first, options that make it evaluate more, or a
+/// function in place of a builtin?
 fn has_say(variable: &[u8], shell: &[u8]) -> bool {
     let function =
         variable.strip_prefix(b"BASH_FUNC_").and_then(|rest| rest.split(|byte| matches!(byte, b'%' | b'(')).next());
-    variable.starts_with(b"BASH_ENV=") && shell == b"bash" || function.is_some_and(is_builtin)
+    variable.starts_with(b"SHELLOPTS=")
+        || shell == b"bash" && variable.starts_with(b"BASH_ENV=")
+        || function.is_some_and(is_builtin)
+}
+
+fn is_below_a_shell(variable: &[u8]) -> bool {
+    variable.strip_prefix(b"SHLVL=").is_some_and(|level| matches!(level.first(), Some(b'1'..=b'9')))
 }
 
 /// GNU sed's `e` and sort's `--compress-program` start what they are told; nobody tells them to compile.
@@ -125,6 +138,10 @@ mod tests {
     }
 
     fn starts_only_leaves(words: &[&str], variables: &[&str]) -> bool {
+        leaves_at(words[0], words, variables)
+    }
+
+    fn leaves_at(path: &str, words: &[&str], variables: &[&str]) -> bool {
         let owned = |texts: &[&str]| texts.iter().map(|text| CString::new(*text).unwrap()).collect::<Vec<_>>();
         let pointers = |texts: &[CString]| {
             let mut pointers: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
@@ -134,7 +151,7 @@ mod tests {
         let (argv, envp) = (owned(words), owned(variables));
         let (argv, envp) = (pointers(&argv), pointers(&envp));
         // SAFETY: NULL-terminated arrays of C strings.
-        unsafe { starts_leaves(words[0].as_bytes(), argv.as_ptr(), envp.as_ptr()) }
+        unsafe { starts_leaves(path.as_bytes(), argv.as_ptr(), envp.as_ptr()) }
     }
 
     #[test]
@@ -143,7 +160,7 @@ mod tests {
             "/usr/bin/mkdir -p .deps",
             "echo '# dummy' >.deps/a.Po",
             "test -d x || /bin/mkdir x",
-            "cd sub && [ -f a ] && /usr/bin/rm -f a; true",
+            "cd sub && test -f a && /usr/bin/rm -f a; true",
             "",
             "\techo a; ",
         ] {
@@ -169,6 +186,8 @@ mod tests {
             "mkdir x",
             "eval gcc",
             "\"/usr/bin/mkdir\" x",
+            "test -v 'a[b]'",
+            "echo {a}>b",
         ] {
             assert!(!starts_only_leaves(&["/bin/sh", "-c", command], &[]), "{command}");
         }
@@ -176,8 +195,13 @@ mod tests {
 
     #[test]
     fn how_a_shell_is_started() {
-        for words in [&["/usr/bin/bash", "-ec", "echo"][..], &["/bin/dash", "-c", "echo"]] {
-            assert!(starts_only_leaves(words, &["BASH_FUNC_module%%=() { eval x; }"]), "{words:?}");
+        let (below, module) = ("SHLVL=2", "BASH_FUNC_module%%=() { eval x; }");
+        for (words, variables) in [
+            (&["/usr/bin/bash", "-ec", "echo"], &[below, module][..]),
+            (&["/bin/dash", "-c", "echo"], &[]),
+            (&["/bin/sh", "-c", "echo"], &["BASH_ENV=/opt/lmod/init/bash"]),
+        ] {
+            assert!(starts_only_leaves(words, variables), "{words:?} {variables:?}");
         }
         for words in [
             &["/bin/sh"][..],
@@ -188,11 +212,19 @@ mod tests {
             &["/opt/sh", "-c", "echo"],
             &["/bin/zsh", "-c", "echo"],
         ] {
-            assert!(!starts_only_leaves(words, &[]), "{words:?}");
+            assert!(!starts_only_leaves(words, &[below]), "{words:?}");
         }
-        assert!(!starts_only_leaves(&["/bin/bash", "-c", "echo"], &["BASH_ENV=/opt/lmod/init/bash"]));
-        assert!(starts_only_leaves(&["/bin/sh", "-c", "echo"], &["BASH_ENV=/opt/lmod/init/bash"]), "not as sh");
-        assert!(!starts_only_leaves(&["/bin/sh", "-c", "echo"], &["BASH_FUNC_echo%%=() { gcc -c a.c; }"]));
-        assert!(!starts_only_leaves(&["/bin/sh", "-c", "echo"], &["BASH_FUNC_echo()=() { gcc -c a.c; }"]));
+        for (path, called, variables) in [
+            ("/bin/bash", "bash", &[][..]),
+            ("/bin/bash", "bash", &["SHLVL=0"]),
+            ("/bin/bash", "bash", &[below, "BASH_ENV=/opt/lmod/init/bash"]),
+            ("/bin/bash", "bash", &[below, "SHELLOPTS=xtrace"]),
+            ("/bin/bash", "-bash", &[below]),
+            ("/bin/sh", "bash", &[below]),
+            ("/bin/sh", "sh", &["BASH_FUNC_echo%%=() { gcc -c a.c; }"]),
+            ("/bin/sh", "sh", &["BASH_FUNC_echo()=() { gcc -c a.c; }"]),
+        ] {
+            assert!(!leaves_at(path, &[called, "-c", "echo"], variables), "{path} {called} {variables:?}");
+        }
     }
 }

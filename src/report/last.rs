@@ -20,7 +20,8 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
     // A log has the name that the command line gave. Here the name may be another one of the folder, or of the file.
     let known_as = [paths::with_real_folder(Path::new(&asked)), std::fs::canonicalize(&asked).ok()];
     let is_it = |output: &str| {
-        output == asked
+        // What has no output is not `/`, which is nothing behind its slash.
+        !output.is_empty() && output == asked
             || known_as.iter().flatten().any(|known| {
                 let output = Path::new(output);
                 known.file_name() == output.file_name() && paths::with_real_folder(output).as_ref() == Some(known)
