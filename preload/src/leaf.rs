@@ -42,7 +42,8 @@ fn systems_own(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// Does whatever a shell could run in this text begin with a leaf or a builtin? What may hold a command in the middle of
-/// words (bash's subscripts may, of variables in `test -v` and `{x}>`) is refused; each byte that may end one is taken for its end, also where it is quoted.
+/// words (bash's subscripts may, of variables in `test -v` and `{x}>`) is refused; each byte that may end one is taken for
+/// its end, also where it is quoted.
 fn is_of_leaves(command: &[u8]) -> bool {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let is_end = |byte: &u8| matches!(byte, b';' | b'&' | b'|' | b'\n');
