@@ -75,9 +75,9 @@ pub fn exec(argv: &[OsString]) -> Failure {
 
 /// Finds a command as execvp(3) would, but passes over this program in any disguise.
 fn find(name: &OsStr) -> Result<PathBuf, paths::NotFound> {
-    let own = identity::of("/proc/self/exe").ok();
+    let own = identity::of("/proc/self/exe");
     let is_other = |path: &Path| {
-        let same = identity::of(path).ok() == own;
+        let same = own.as_ref().is_ok_and(|own| identity::is(path, *own));
         // Another copy of this program would find this one in turn, for ever.
         let copy = fs::canonicalize(path).is_ok_and(|p| p.file_name().is_some_and(|name| name == "mpicc-proxy"));
         !same && !copy

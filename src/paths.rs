@@ -51,6 +51,11 @@ pub fn own_socket_path() -> PathBuf {
     socket_path(|name| env::var_os(name), geteuid().as_raw())
 }
 
+/// [`history_file`] for this process.
+pub fn own_history_file(given: Option<&Path>) -> Option<PathBuf> {
+    history_file(given, |name| env::var_os(name))
+}
+
 /// Where what compiles use is kept: `given` (an option), else `$MPICC_PROXY_HISTORY`, else a file in
 /// `$XDG_CACHE_HOME/mpicc-proxy` or `~/.cache/mpicc-proxy`. `None`: nowhere, because `off` or `0` says so or there is no
 /// home directory. An empty variable counts as absent.
@@ -140,6 +145,9 @@ pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
         out.push(b'/');
         out.extend_from_slice(part);
     }
+    if out.is_empty() {
+        out.push(b'/');
+    }
     out
 }
 
@@ -151,12 +159,12 @@ pub fn with_real_folder(path: &Path) -> Option<PathBuf> {
 
 /// Do both paths mean the same file, also if it is not there yet?
 pub fn is_same_place(one: &Path, other: &Path) -> bool {
-    let place = place(one);
-    identity::is_same(one, other) || place.is_some() && place == self::place(other)
+    let place = destination(one);
+    identity::is_same(one, other) || place.is_some() && place == destination(other)
 }
 
 /// Where a file is made that is opened by this path, behind symbolic links that lead nowhere yet.
-fn place(path: &Path) -> Option<PathBuf> {
+fn destination(path: &Path) -> Option<PathBuf> {
     /// As the kernel's.
     const LINKS_MAX: usize = 40;
     let mut place = with_real_folder(path)?;
@@ -315,6 +323,15 @@ mod tests {
             let variable =
                 |name: &OsStr| environment.iter().find(|(key, _)| name == *key).map(|(_, value)| value.into());
             assert_eq!(socket_path(variable, 7), Path::new(expected), "{environment:?}");
+        }
+    }
+
+    #[test]
+    fn paths_from_the_root_on() {
+        for (path, expected) in
+            [("a/./b", "/w/a/b"), ("../a", "/w/../a"), ("//a/", "/a"), (".", "/w"), ("/", "/"), ("//.", "/")]
+        {
+            assert_eq!(absolute(b"/w", path.as_bytes()), expected.as_bytes(), "{path}");
         }
     }
 

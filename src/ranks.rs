@@ -492,7 +492,7 @@ impl RankOptions {
 
     /// Where what compiles use is kept.
     pub fn history(&self) -> Option<PathBuf> {
-        paths::history_file(self.history.as_deref(), |name| std::env::var_os(name))
+        paths::own_history_file(self.history.as_deref())
     }
 
     /// The event log. To be called once: it may be a new file.

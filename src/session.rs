@@ -144,7 +144,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
 /// Files that are written must not be one.
 fn check_distinct(options: &Options) -> Result<(), Failure> {
-    let history = paths::history_file(options.history.as_deref(), |name| std::env::var_os(name));
+    let history = paths::own_history_file(options.history.as_deref());
     let events = options.events.clone().filter(|file| !abi::env::is_off(file.as_os_str().as_bytes()));
     let history_option = if options.history.is_some() { "--history" } else { "MPICC_PROXY_HISTORY" };
     let named = [("--stats", options.stats.clone()), (history_option, history), ("--events", events)];
@@ -195,8 +195,7 @@ impl StatsFile {
         options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
         let open = || {
             let file = options.open(path)?;
-            let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-            fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+            fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
             Ok(file)
         };
         let failed = |e: io::Error| {

@@ -174,9 +174,9 @@ unsafe fn try_client(call: &Call, envp: Strings, survey: &Survey) -> Verdict {
     }
     let Some(path) = path else { return Verdict::Real(Image::Other) };
     // SAFETY: a C string, here and below.
-    let name = unsafe { bytes_of(path) };
+    let text = unsafe { bytes_of(path) };
     // SAFETY: the caller's arrays.
-    if leaf::is_leaf(name) || !step::are_counted() && unsafe { leaf::starts_leaves(name, call.argv, envp) } {
+    if leaf::is_leaf(text) || !step::are_counted() && unsafe { leaf::starts_leaves(text, call.argv, envp) } {
         return Verdict::Real(Image::Leaf);
     }
     // SAFETY: as above.

@@ -20,8 +20,7 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
     // A log has the name that the command line gave. Here the name may be another one of the folder, or of the file.
     let known_as = [paths::with_real_folder(Path::new(&asked)), std::fs::canonicalize(&asked).ok()];
     let is_it = |output: &str| {
-        // What has no output is not `/`, which is nothing behind its slash.
-        !output.is_empty() && output == asked
+        output == asked
             || known_as.iter().flatten().any(|known| {
                 let output = Path::new(output);
                 known.file_name() == output.file_name() && paths::with_real_folder(output).as_ref() == Some(known)
@@ -29,10 +28,7 @@ pub fn explain_last(file: &OsStr, json: bool) -> Result<String, Failure> {
     };
     for log in folder::files(&folder).unwrap_or_default() {
         // A log that cannot be read knows nothing, nor is one of use whose session nobody can name.
-        let Ok(session) = load(&log) else { continue };
-        if session.id.is_empty() {
-            continue;
-        }
+        let Some(session) = load(&log).ok().filter(|session| !session.id.is_empty()) else { continue };
         if let Some(action) = session.actions.iter().rev().find(|action| is_it(&action.what.output)) {
             let object = object(&session, action);
             return Ok(if json { format!("{object:#}\n") } else { sentence(&object) });
